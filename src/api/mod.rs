@@ -1,0 +1,53 @@
+//! The custom resource: what a user writes (`spec`), what the controller reports (`status`), and the rules by which the API
+//! server itself refuses a bad manifest. Pure: no client, no clock.
+
+use kube::CustomResourceExt;
+
+mod output;
+mod pod;
+mod reason;
+mod source;
+mod spec;
+mod status;
+
+pub use output::{ClaimTemplate, NoOutput, Output, OutputClaim};
+pub use pod::{PodSettings, Resources};
+pub use reason::FailureReason;
+pub use source::{ConfigMapItem, ConfigMapSource, GitSource, HttpSource, Source, SourceClaim};
+pub use spec::{Isolation, OciBuild, OciBuildSpec};
+pub use status::{BuildImage, BuildPod, BuildTar, Failure, LastSuccess, OciBuildStatus, Phase, Progress, Timings};
+
+/// A `Condition` of the Kubernetes API conventions; one list entry a type.
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+/// The CustomResourceDefinition as YAML, as it stands in `crds/`.
+pub fn crd_yaml() -> String {
+    let crd = serde_json::to_value(OciBuild::crd()).expect("the definition is made of types that JSON can hold");
+    serde_saphyr::to_string(&crd).expect("what JSON can hold YAML can hold")
+}
+
+/// Asks for another build of an unchanged spec: any text that differs from the last one handled.
+pub const REBUILD_ANNOTATION: &str = "ocibuild.dev/rebuild";
+
+/// The conditions of an `OciBuild`, by the kstatus convention that Argo CD and Flux read: `Ready` says whether the image of
+/// the observed generation is there, `Reconciling` that work goes on, `Stalled` that it has ended in failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionType {
+    /// True when the observed generation was built.
+    Ready,
+    /// True while the controller works on the observed generation.
+    Reconciling,
+    /// True when the observed generation failed and nothing more will be tried.
+    Stalled,
+}
+
+impl ConditionType {
+    /// The text in `conditions[].type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Reconciling => "Reconciling",
+            Self::Stalled => "Stalled",
+        }
+    }
+}

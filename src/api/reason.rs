@@ -1,0 +1,233 @@
+//! Why a build failed: the closed list of `status.failure.reason`, each with its hint.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Why a build failed. The same text is the reason of the `Stalled` condition and of the event.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FailureReason {
+    /// The spec cannot be built although the API server accepted it.
+    InvalidSpec,
+    /// The claim of the source or the output does not exist.
+    ClaimMissing,
+    /// A Secret that the spec names does not exist or has no `.dockerconfigjson`.
+    SecretMissing,
+    /// A ConfigMap that the spec names does not exist, or lacks a key.
+    ConfigMapMissing,
+    /// The source is not there: repository, revision, archive or folder.
+    SourceNotFound,
+    /// The source asks for credentials, or refused those it got.
+    SourceUnauthorized,
+    /// The archive does not have the checksum that the spec names.
+    SourceChecksumMismatch,
+    /// The source cannot be unpacked or leaves its root.
+    SourceInvalid,
+    /// The context is not a folder of the source.
+    ContextMissing,
+    /// The Dockerfile is neither below the source's root nor below the context.
+    DockerfileMissing,
+    /// The Dockerfile cannot be read: syntax, unknown instruction, unknown stage.
+    DockerfileInvalid,
+    /// A step of the Dockerfile ended with another exit code than 0.
+    StepFailed,
+    /// A file that COPY or ADD names is not in the context.
+    FileNotFound,
+    /// A base image does not exist in its registry.
+    BaseImageNotFound,
+    /// A registry answered 401.
+    RegistryUnauthorized,
+    /// A registry answered 402: the traffic that was paid for is used up.
+    RegistryPaymentRequired,
+    /// A registry answered 403.
+    RegistryForbidden,
+    /// A registry answered 404 to something other than a base image.
+    RegistryNotFound,
+    /// A registry answered 429.
+    RegistryRateLimited,
+    /// A registry answered 5xx, refused the connection or broke it off.
+    RegistryUnavailable,
+    /// The name of a registry or of another host does not resolve.
+    NameResolution,
+    /// The certificate of a registry or of another host is not trusted.
+    TlsFailure,
+    /// The host answers, but does not speak the registry API V2.
+    RegistryNotV2,
+    /// The registry refused the image for another reason.
+    PushRefused,
+    /// The build used more memory than its limit.
+    OutOfMemory,
+    /// A volume of the build is full.
+    StorageFull,
+    /// The kubelet evicted the pod.
+    Evicted,
+    /// The pod made room for one of a higher priority.
+    Preempted,
+    /// The pod's node is gone.
+    NodeLost,
+    /// Somebody or something else deleted the pod.
+    PodDeleted,
+    /// An image of the build's pod cannot be pulled.
+    BuilderImagePull,
+    /// No node takes the pod.
+    Unschedulable,
+    /// A ResourceQuota of the namespace refuses the pod or the claim.
+    QuotaExceeded,
+    /// Pod Security or a policy engine refuses the pod.
+    AdmissionRefused,
+    /// The BuildKit daemon did not start or died.
+    DaemonDied,
+    /// The build took longer than its timeout.
+    Timeout,
+    /// The build was cancelled.
+    Cancelled,
+    /// A fault of the operator itself or one that it cannot name.
+    Internal,
+}
+
+impl FailureReason {
+    /// The text in status, conditions, events and metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidSpec => "InvalidSpec",
+            Self::ClaimMissing => "ClaimMissing",
+            Self::SecretMissing => "SecretMissing",
+            Self::ConfigMapMissing => "ConfigMapMissing",
+            Self::SourceNotFound => "SourceNotFound",
+            Self::SourceUnauthorized => "SourceUnauthorized",
+            Self::SourceChecksumMismatch => "SourceChecksumMismatch",
+            Self::SourceInvalid => "SourceInvalid",
+            Self::ContextMissing => "ContextMissing",
+            Self::DockerfileMissing => "DockerfileMissing",
+            Self::DockerfileInvalid => "DockerfileInvalid",
+            Self::StepFailed => "StepFailed",
+            Self::FileNotFound => "FileNotFound",
+            Self::BaseImageNotFound => "BaseImageNotFound",
+            Self::RegistryUnauthorized => "RegistryUnauthorized",
+            Self::RegistryPaymentRequired => "RegistryPaymentRequired",
+            Self::RegistryForbidden => "RegistryForbidden",
+            Self::RegistryNotFound => "RegistryNotFound",
+            Self::RegistryRateLimited => "RegistryRateLimited",
+            Self::RegistryUnavailable => "RegistryUnavailable",
+            Self::NameResolution => "NameResolution",
+            Self::TlsFailure => "TlsFailure",
+            Self::RegistryNotV2 => "RegistryNotV2",
+            Self::PushRefused => "PushRefused",
+            Self::OutOfMemory => "OutOfMemory",
+            Self::StorageFull => "StorageFull",
+            Self::Evicted => "Evicted",
+            Self::Preempted => "Preempted",
+            Self::NodeLost => "NodeLost",
+            Self::PodDeleted => "PodDeleted",
+            Self::BuilderImagePull => "BuilderImagePull",
+            Self::Unschedulable => "Unschedulable",
+            Self::QuotaExceeded => "QuotaExceeded",
+            Self::AdmissionRefused => "AdmissionRefused",
+            Self::DaemonDied => "DaemonDied",
+            Self::Timeout => "Timeout",
+            Self::Cancelled => "Cancelled",
+            Self::Internal => "Internal",
+        }
+    }
+
+    /// Whether another attempt may help although nothing in the manifest changes: the pod was lost, not the build wrong.
+    pub const fn is_retryable(self) -> bool {
+        matches!(
+            self,
+            Self::Evicted | Self::Preempted | Self::NodeLost | Self::PodDeleted | Self::DaemonDied | Self::RegistryUnavailable
+        )
+    }
+
+    /// What the user can do about it.
+    pub const fn hint(self) -> &'static str {
+        match self {
+            Self::InvalidSpec => "Correct the field that the message names and apply the manifest again.",
+            Self::ClaimMissing => "Create the PersistentVolumeClaim in the namespace of the OciBuild, or correct its name.",
+            Self::SecretMissing => {
+                "Create the Secret in the namespace of the OciBuild: kubectl create secret docker-registry NAME --docker-server=… --docker-username=… --docker-password=…"
+            }
+            Self::ConfigMapMissing => "Create the ConfigMap in the namespace of the OciBuild, or correct its name or key.",
+            Self::SourceNotFound => "Check the address, the revision and the path of the source.",
+            Self::SourceUnauthorized => {
+                "The source is private, or its address is wrong: some servers ask for a password for what does not exist."
+            }
+            Self::SourceChecksumMismatch => {
+                "The archive changed, or the checksum is that of another file. Compute it anew with sha256sum."
+            }
+            Self::SourceInvalid => {
+                "Check that the archive is a tar (plain, gzip or zstd) and that no path or link in it leaves its root."
+            }
+            Self::ContextMissing => "context is a path below the source's root; the message lists what is there.",
+            Self::DockerfileMissing => {
+                "dockerfile is a path below the source's root, else below the context; the message names the paths that were tried."
+            }
+            Self::DockerfileInvalid => "Correct the line of the Dockerfile that the message names.",
+            Self::StepFailed => {
+                "Read the log excerpt: the command itself failed. The whole log: kubectl logs of the build's pod, container build."
+            }
+            Self::FileNotFound => "Check the path in the COPY or ADD instruction, the context, and .dockerignore.",
+            Self::BaseImageNotFound => {
+                "Check name and tag of the base image. Some registries answer 'not found' for private images: then add registrySecrets."
+            }
+            Self::RegistryUnauthorized => {
+                "Add the registry's credentials to registrySecrets, or correct user name and password in the Secret."
+            }
+            Self::RegistryPaymentRequired => {
+                "The traffic of the registry or mirror is used up. Wait for its next period, pay for more, or use another mirror."
+            }
+            Self::RegistryForbidden => {
+                "The credentials are known but not allowed to do this. Grant them access to the repository."
+            }
+            Self::RegistryNotFound => {
+                "Check registry and imageName: the repository does not exist, and the registry does not create it by itself."
+            }
+            Self::RegistryRateLimited => {
+                "Too many requests. Add credentials for a higher limit, use a mirror, or try again later."
+            }
+            Self::RegistryUnavailable => "The registry did not answer properly. Try again when it is healthy.",
+            Self::NameResolution => "Check the host name and the DNS of the cluster; a NetworkPolicy may also block it.",
+            Self::TlsFailure => "The certificate is not trusted. Add the registry's CA to the operator's configuration.",
+            Self::RegistryNotV2 => "Check the address: the host answers, but not as an image registry.",
+            Self::PushRefused => "Read the registry's words in the message.",
+            Self::OutOfMemory => "Raise pod.resources.limits.memory, or let the build use less.",
+            Self::StorageFull => "Give the output claim or the build's ephemeral storage more room.",
+            Self::Evicted => "Give the build requests that fit what it uses (pod.resources), or nodes with more room.",
+            Self::Preempted => "Give the build a higher priority class (pod.priorityClassName).",
+            Self::NodeLost => "The node went away. Raise retries, or keep builds off nodes that are short-lived.",
+            Self::PodDeleted => {
+                "Something deleted the build's pod: look at the cluster's audit log, or at jobs that clean up pods."
+            }
+            Self::BuilderImagePull => "Check the images in the operator's configuration and the nodes' access to their registry.",
+            Self::Unschedulable => "Read the scheduler's words in the message: requests, node selector, tolerations, volumes.",
+            Self::QuotaExceeded => "Wait until other builds have ended, or raise the ResourceQuota of the namespace.",
+            Self::AdmissionRefused => {
+                "Use another isolation, or let the namespace admit the pod: the message has the words of the policy."
+            }
+            Self::DaemonDied => {
+                "Read the log of container buildkitd. On hardened nodes rootless builds need unconfined seccomp and AppArmor, see docs/isolation.md."
+            }
+            Self::Timeout => "Raise timeout, or make the build faster.",
+            Self::Cancelled => "Set the annotation ocibuild.dev/rebuild to a new text to build again.",
+            Self::Internal => "Read the logs of the build's pod and of the operator, and report what you find.",
+        }
+    }
+}
+
+impl std::fmt::Display for FailureReason {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FailureReason;
+
+    #[test]
+    fn a_reason_reads_the_same_in_status_conditions_and_metrics() {
+        for reason in
+            [FailureReason::InvalidSpec, FailureReason::StepFailed, FailureReason::RegistryNotV2, FailureReason::TlsFailure]
+        {
+            assert_eq!(serde_json::json!(reason), reason.as_str());
+        }
+    }
+}

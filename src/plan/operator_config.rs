@@ -1,0 +1,211 @@
+//! What the administrator sets for all builds: the operator's configuration file, written by the chart.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::api::core::v1::{LocalObjectReference, Toleration};
+use serde::{Deserialize, Serialize};
+
+use super::duration::parse_duration;
+use crate::api::{Isolation, Resources};
+
+/// The operator's configuration file. Every field has a default, unknown fields are refused.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct OperatorConfig {
+    /// Namespaces whose builds are handled; empty means all.
+    pub watch_namespaces: Vec<String>,
+    /// Images of the build's pods.
+    pub images: Images,
+    /// What a build gets that does not say otherwise.
+    pub defaults: Defaults,
+    /// Registries and mirrors, as in buildkitd.toml, by host.
+    pub registries: BTreeMap<String, RegistryConfig>,
+    /// What the pods of rootless builds ask of the node's security profiles.
+    pub rootless_profiles: RootlessProfiles,
+    /// Isolations that a build may ask for. `auto` picks among them.
+    pub allowed_isolations: Vec<Isolation>,
+    /// How long a build waits for what is not there.
+    pub waits: Waits,
+    /// Reconciles that run at the same time.
+    pub concurrency: u16,
+}
+
+impl Default for OperatorConfig {
+    fn default() -> Self {
+        Self {
+            watch_namespaces: Vec::new(),
+            images: Images::default(),
+            defaults: Defaults::default(),
+            registries: BTreeMap::new(),
+            rootless_profiles: RootlessProfiles::default(),
+            allowed_isolations: vec![Isolation::Rootless, Isolation::Userns],
+            waits: Waits::default(),
+            concurrency: 16,
+        }
+    }
+}
+
+/// Images of the build's pods.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Images {
+    /// The operator's own image, which also holds the runner.
+    pub runner: String,
+    /// BuildKit for isolation `rootless`.
+    pub buildkit_rootless: String,
+    /// BuildKit for isolation `userns` and `privileged`.
+    pub buildkit: String,
+    /// `Always`, `IfNotPresent` or `Never`.
+    pub pull_policy: String,
+    /// Secrets, in the build's namespace, to pull these images with.
+    pub pull_secrets: Vec<LocalObjectReference>,
+}
+
+/// The BuildKit release that this operator is tested with.
+pub const BUILDKIT_VERSION: &str = "v0.34.2";
+
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            runner: format!("ghcr.io/ocibuild/ocibuild:{}", env!("CARGO_PKG_VERSION")),
+            buildkit_rootless: format!("docker.io/moby/buildkit:{BUILDKIT_VERSION}-rootless"),
+            buildkit: format!("docker.io/moby/buildkit:{BUILDKIT_VERSION}"),
+            pull_policy: "IfNotPresent".to_owned(),
+            pull_secrets: Vec::new(),
+        }
+    }
+}
+
+/// What a build gets that does not say otherwise.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Defaults {
+    /// Isolation.
+    pub isolation: Isolation,
+    /// Timeout, as in the spec.
+    pub timeout: ConfigDuration,
+    /// Attempts after the first.
+    pub retries: i32,
+    /// Requests and limits of BuildKit's container.
+    pub resources: Resources,
+    /// Requests and limits of the runner's container.
+    pub runner_resources: Resources,
+    /// Size of a claim of the build's own.
+    pub output_storage: String,
+    /// Its storage class; none means the cluster's default.
+    pub output_storage_class: Option<String>,
+    /// Labels that a node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that the pods tolerate.
+    pub tolerations: Vec<Toleration>,
+    /// Priority class of the pods.
+    pub priority_class_name: Option<String>,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        let quantities =
+            |pairs: &[(&str, &str)]| pairs.iter().map(|(name, quantity)| ((*name).to_owned(), (*quantity).to_owned())).collect();
+        Self {
+            isolation: Isolation::Auto,
+            timeout: ConfigDuration(Duration::from_secs(3600)),
+            retries: 2,
+            resources: Resources { requests: quantities(&[("cpu", "250m"), ("memory", "512Mi")]), limits: BTreeMap::new() },
+            runner_resources: Resources {
+                requests: quantities(&[("cpu", "20m"), ("memory", "64Mi")]),
+                limits: quantities(&[("memory", "512Mi")]),
+            },
+            output_storage: "10Gi".to_owned(),
+            output_storage_class: None,
+            node_selector: BTreeMap::new(),
+            tolerations: Vec::new(),
+            priority_class_name: None,
+        }
+    }
+}
+
+/// One registry of buildkitd.toml.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// Hosts that are asked first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<String>,
+    /// Speak http, not https.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub http: bool,
+    /// Accept any certificate.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+}
+
+/// What the pods of rootless builds ask of the node's security profiles.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum RootlessProfiles {
+    /// Nothing: passes the Pod Security standard *baseline*; works where kubelet and runtime confine pods by no profile of
+    /// their own.
+    #[default]
+    Unset,
+    /// Unconfined seccomp and AppArmor: for nodes with `seccompDefault` or AppArmor, in namespaces that admit it.
+    Unconfined,
+}
+
+/// How long a build waits for what is not there. When the time is over the build fails with the reason's name.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Waits {
+    /// For a claim that the spec names and that does not exist yet.
+    pub claim: ConfigDuration,
+    /// For a node that takes the pod.
+    pub schedule: ConfigDuration,
+    /// For volumes and images, once a node has taken the pod.
+    pub start: ConfigDuration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self {
+            claim: ConfigDuration(Duration::from_secs(60)),
+            schedule: ConfigDuration(Duration::from_secs(1800)),
+            start: ConfigDuration(Duration::from_secs(600)),
+        }
+    }
+}
+
+/// A duration that a configuration file writes as `30m` or `1h30m`.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(try_from = "String", into = "String")]
+pub struct ConfigDuration(pub Duration);
+
+impl TryFrom<String> for ConfigDuration {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        parse_duration(&text).map(Self).ok_or_else(|| format!("{text:?} is not a duration such as 90s, 30m or 1h30m"))
+    }
+}
+
+impl From<ConfigDuration> for String {
+    fn from(duration: ConfigDuration) -> Self {
+        format!("{}s", duration.0.as_secs())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::OperatorConfig;
+
+    #[test]
+    fn an_empty_file_means_the_defaults_and_they_round_trip() {
+        let empty: OperatorConfig = serde_json::from_str("{}").unwrap();
+        assert_eq!(empty, OperatorConfig::default());
+        assert_eq!(serde_json::from_value::<OperatorConfig>(serde_json::json!(empty)).unwrap(), empty);
+    }
+
+    #[test]
+    fn a_misspelt_field_is_refused_by_name() {
+        let error = serde_json::from_str::<OperatorConfig>(r#"{"waits":{"clam":"5s"}}"#).unwrap_err().to_string();
+        assert!(error.contains("unknown field `clam`"), "{error}");
+    }
+}

@@ -1,0 +1,352 @@
+//! The pod of one attempt: BuildKit as a native sidecar, and the runner that drives it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{
+        AppArmorProfile, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, DownwardAPIVolumeFile,
+        DownwardAPIVolumeSource, EmptyDirVolumeSource, KeyToPath, ObjectFieldSelector, PersistentVolumeClaimVolumeSource, Pod,
+        PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
+        VolumeMount,
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
+};
+use kube::{Resource, api::ObjectMeta};
+
+use super::{Attempt, OperatorConfig, Validated, daemon_config::daemon_config, layout, operator_config::RootlessProfiles};
+use crate::api::{ConfigMapSource, OciBuild, Resources};
+
+/// Label of everything that the operator makes.
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// Its value.
+pub const MANAGED_BY: &str = "ocibuild";
+/// Label that names the build.
+pub const BUILD_LABEL: &str = "ocibuild.dev/build";
+/// Label that names the generation.
+pub const GENERATION_LABEL: &str = "ocibuild.dev/generation";
+/// Label that names the attempt.
+pub const ATTEMPT_LABEL: &str = "ocibuild.dev/attempt";
+/// Annotation that says how the pod is kept apart from its node.
+pub const ISOLATION_ANNOTATION: &str = "ocibuild.dev/isolation";
+const INSTRUCTIONS_ANNOTATION: &str = "ocibuild.dev/instructions";
+const DAEMON_CONFIG_ANNOTATION: &str = "ocibuild.dev/buildkitd.toml";
+
+/// An isolation that was decided: no `auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodIsolation {
+    /// BuildKit as uid 1000.
+    Rootless,
+    /// BuildKit as root of the pod's own user namespace.
+    Userns,
+    /// BuildKit as root of the node.
+    Privileged,
+}
+
+impl PodIsolation {
+    /// The text in annotation and status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rootless => "rootless",
+            Self::Userns => "userns",
+            Self::Privileged => "privileged",
+        }
+    }
+}
+
+/// Name of the pod of an attempt. The same attempt always has the same name, so it cannot be made twice.
+pub fn pod_name(build: &str, generation: i64, attempt: Attempt) -> String {
+    format!("{build}-g{generation}-a{attempt}")
+}
+
+/// Labels of everything that belongs to a build.
+pub fn build_labels(build: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned()), (BUILD_LABEL.to_owned(), build.to_owned())])
+}
+
+/// The reference by which Kubernetes deletes what belongs to a deleted build.
+pub fn owner(build: &Validated) -> OwnerReference {
+    OwnerReference {
+        api_version: OciBuild::api_version(&()).into_owned(),
+        kind: OciBuild::kind(&()).into_owned(),
+        name: build.name.clone(),
+        uid: build.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }
+}
+
+/// The pod of one attempt.
+pub fn build_pod(build: &Validated, attempt: Attempt, isolation: PodIsolation, config: &OperatorConfig) -> Pod {
+    let daemon_config = daemon_config(config);
+    Pod {
+        metadata: metadata(build, attempt, isolation, daemon_config.as_deref()),
+        spec: Some(PodSpec {
+            init_containers: Some(vec![daemon(build, isolation, daemon_config.is_some(), config)]),
+            containers: vec![runner(build, config)],
+            volumes: Some(volumes(build, daemon_config.is_some())),
+            restart_policy: Some("Never".to_owned()),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            host_users: (isolation == PodIsolation::Userns).then_some(false),
+            security_context: Some(PodSecurityContext {
+                fs_group: Some(layout::USER),
+                // A volume that fits already is not walked file by file.
+                fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+                ..PodSecurityContext::default()
+            }),
+            // A backstop only: the runner watches the timeout itself and says so in its result.
+            active_deadline_seconds: i64::try_from(build.timeout.as_secs()).ok().map(|seconds| seconds + 300),
+            termination_grace_period_seconds: Some(10),
+            image_pull_secrets: (!config.images.pull_secrets.is_empty()).then(|| config.images.pull_secrets.clone()),
+            node_selector: merged(&config.defaults.node_selector, &build.pod.node_selector),
+            tolerations: tolerations(build, config),
+            affinity: build.pod.affinity.clone(),
+            priority_class_name: build.pod.priority_class_name.clone().or_else(|| config.defaults.priority_class_name.clone()),
+            runtime_class_name: build.pod.runtime_class_name.clone(),
+            service_account_name: build.pod.service_account_name.clone(),
+            ..PodSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn metadata(build: &Validated, attempt: Attempt, isolation: PodIsolation, daemon_config: Option<&str>) -> ObjectMeta {
+    let mut labels = build.pod.labels.clone();
+    labels.extend(build_labels(&build.name));
+    labels.insert(GENERATION_LABEL.to_owned(), build.generation.to_string());
+    labels.insert(ATTEMPT_LABEL.to_owned(), attempt.to_string());
+
+    let mut annotations = build.pod.annotations.clone();
+    let instructions = serde_json::to_string(&build.instructions).expect("maps with text keys can always be written as JSON");
+    annotations.insert(INSTRUCTIONS_ANNOTATION.to_owned(), instructions);
+    if let Some(daemon_config) = daemon_config {
+        annotations.insert(DAEMON_CONFIG_ANNOTATION.to_owned(), daemon_config.to_owned());
+    }
+    annotations.insert(ISOLATION_ANNOTATION.to_owned(), isolation.as_str().to_owned());
+    annotations.insert("kubectl.kubernetes.io/default-container".to_owned(), layout::BUILD_CONTAINER.to_owned());
+    for keep in ["cluster-autoscaler.kubernetes.io/safe-to-evict", "karpenter.sh/do-not-disrupt"] {
+        let value = if keep.starts_with("karpenter") { "true" } else { "false" };
+        annotations.entry(keep.to_owned()).or_insert_with(|| value.to_owned());
+    }
+    ObjectMeta {
+        name: Some(pod_name(&build.name, build.generation, attempt)),
+        namespace: Some(build.namespace.clone()),
+        labels: Some(labels),
+        annotations: Some(annotations),
+        owner_references: Some(vec![owner(build)]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// No startup probe: the runner polls the socket, which is a second faster.
+fn daemon(build: &Validated, isolation: PodIsolation, has_config: bool, config: &OperatorConfig) -> Container {
+    let rootless = isolation == PodIsolation::Rootless;
+    let mut arguments = vec![format!("--addr={}", layout::DAEMON_ADDRESS)];
+    if isolation != PodIsolation::Privileged {
+        arguments.push("--oci-worker-no-process-sandbox".to_owned());
+    }
+    if !rootless {
+        arguments.push(format!("--group={}", layout::USER));
+    }
+    if has_config {
+        arguments.push(format!("--config={}/buildkitd.toml", layout::DAEMON_CONFIG_DIRECTORY));
+    }
+    let state = if rootless { "/home/user/.local/share/buildkit" } else { "/var/lib/buildkit" };
+    let mut mounts = vec![mount("socket", layout::SOCKET_DIRECTORY), mount("state", state)];
+    if has_config {
+        mounts.push(VolumeMount { read_only: Some(true), ..mount("daemon-config", layout::DAEMON_CONFIG_DIRECTORY) });
+    }
+    Container {
+        name: layout::DAEMON_CONTAINER.to_owned(),
+        image: Some(if rootless { &config.images.buildkit_rootless } else { &config.images.buildkit }.clone()),
+        image_pull_policy: Some(config.images.pull_policy.clone()),
+        restart_policy: Some("Always".to_owned()),
+        args: Some(arguments),
+        volume_mounts: Some(mounts),
+        resources: Some(requirements(build.pod.resources.as_ref().unwrap_or(&config.defaults.resources))),
+        security_context: Some(daemon_security(isolation, config.rootless_profiles)),
+        ..Container::default()
+    }
+}
+
+fn daemon_security(isolation: PodIsolation, profiles: RootlessProfiles) -> SecurityContext {
+    match isolation {
+        // newuidmap and newgidmap need allowPrivilegeEscalation.
+        PodIsolation::Rootless => {
+            let unconfined = profiles == RootlessProfiles::Unconfined;
+            SecurityContext {
+                run_as_user: Some(layout::USER),
+                run_as_group: Some(layout::USER),
+                run_as_non_root: Some(true),
+                seccomp_profile: unconfined.then(|| SeccompProfile { type_: "Unconfined".to_owned(), localhost_profile: None }),
+                app_armor_profile: unconfined
+                    .then(|| AppArmorProfile { type_: "Unconfined".to_owned(), localhost_profile: None }),
+                ..SecurityContext::default()
+            }
+        }
+        PodIsolation::Userns => SecurityContext {
+            run_as_user: Some(0),
+            capabilities: Some(Capabilities { add: Some(vec!["SYS_ADMIN".to_owned()]), drop: None }),
+            ..SecurityContext::default()
+        },
+        PodIsolation::Privileged => {
+            SecurityContext { run_as_user: Some(0), privileged: Some(true), ..SecurityContext::default() }
+        }
+    }
+}
+
+/// The only container that sees credentials.
+fn runner(build: &Validated, config: &OperatorConfig) -> Container {
+    let mut mounts = vec![
+        mount("socket", layout::SOCKET_DIRECTORY),
+        VolumeMount { read_only: Some(true), ..mount("instructions", layout::INSTRUCTIONS_DIRECTORY) },
+        mount("work", layout::WORK_DIRECTORY),
+        mount("memory", layout::MEMORY_DIRECTORY),
+    ];
+    if build.source_claim.is_some() || build.source_config_map.is_some() {
+        mounts.push(VolumeMount { read_only: Some(true), ..mount("source", layout::SOURCE_DIRECTORY) });
+    }
+    if build.output.claim_name().is_some() {
+        mounts.push(mount("output", layout::OUTPUT_DIRECTORY));
+    }
+    for (number, secret) in build.instructions.registry_secrets.iter().enumerate() {
+        let path = secret.path.to_string_lossy();
+        mounts.push(VolumeMount { read_only: Some(true), ..mount(&format!("registry-secret-{number}"), &path) });
+    }
+    Container {
+        name: layout::BUILD_CONTAINER.to_owned(),
+        image: Some(config.images.runner.clone()),
+        image_pull_policy: Some(config.images.pull_policy.clone()),
+        args: Some(vec!["run".to_owned(), "--instructions".to_owned(), layout::INSTRUCTIONS_FILE.to_owned()]),
+        ports: Some(vec![ContainerPort {
+            name: Some("progress".to_owned()),
+            container_port: i32::from(layout::PROGRESS_PORT),
+            ..ContainerPort::default()
+        }]),
+        volume_mounts: Some(mounts),
+        resources: Some(requirements(&config.defaults.runner_resources)),
+        security_context: Some(SecurityContext {
+            run_as_user: Some(layout::USER),
+            run_as_group: Some(layout::USER),
+            run_as_non_root: Some(true),
+            read_only_root_filesystem: Some(true),
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+fn volumes(build: &Validated, has_config: bool) -> Vec<Volume> {
+    let empty =
+        |name: &str| Volume { name: name.to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() };
+    let mut volumes = vec![
+        empty("socket"),
+        // Never the container's own overlay: overlayfs does not stack, and BuildKit would fall back to a slow snapshotter.
+        empty("state"),
+        empty("work"),
+        Volume {
+            empty_dir: Some(EmptyDirVolumeSource {
+                medium: Some("Memory".to_owned()),
+                size_limit: Some(Quantity("4Mi".to_owned())),
+            }),
+            ..empty("memory")
+        },
+        from_annotation("instructions", "instructions.json", INSTRUCTIONS_ANNOTATION),
+    ];
+    if has_config {
+        volumes.push(from_annotation("daemon-config", "buildkitd.toml", DAEMON_CONFIG_ANNOTATION));
+    }
+    if let Some(claim) = &build.source_claim {
+        volumes.push(from_claim("source", &claim.claim_name));
+    }
+    if let Some(source) = &build.source_config_map {
+        volumes.push(from_config_map(source));
+    }
+    if let Some(claim_name) = build.output.claim_name() {
+        volumes.push(from_claim("output", claim_name));
+    }
+    for (number, secret) in build.instructions.registry_secrets.iter().enumerate() {
+        volumes.push(Volume {
+            name: format!("registry-secret-{number}"),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(secret.name.clone()),
+                // The operator may not read Secrets. The runner finds a missing one at once and names it; the kubelet would
+                // wait for it without an end.
+                optional: Some(true),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        });
+    }
+    volumes
+}
+
+fn from_claim(name: &str, claim_name: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource { claim_name: claim_name.to_owned(), read_only: None }),
+        ..Volume::default()
+    }
+}
+
+fn from_config_map(source: &ConfigMapSource) -> Volume {
+    let items = source.items.iter().map(|item| KeyToPath { key: item.key.clone(), path: item.path.clone(), mode: None });
+    Volume {
+        name: "source".to_owned(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: source.name.clone(),
+            items: (!source.items.is_empty()).then(|| items.collect()),
+            optional: Some(true),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+/// An annotation as a file: it reaches the node with the pod, where a ConfigMap would be one more object and one more read.
+fn from_annotation(name: &str, file: &str, annotation: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        downward_api: Some(DownwardAPIVolumeSource {
+            items: Some(vec![DownwardAPIVolumeFile {
+                path: file.to_owned(),
+                field_ref: Some(ObjectFieldSelector {
+                    field_path: format!("metadata.annotations['{annotation}']"),
+                    ..ObjectFieldSelector::default()
+                }),
+                ..DownwardAPIVolumeFile::default()
+            }]),
+            ..DownwardAPIVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+fn mount(volume: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
+}
+
+fn merged(defaults: &BTreeMap<String, String>, own: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+    let mut all = defaults.clone();
+    all.extend(own.clone());
+    (!all.is_empty()).then_some(all)
+}
+
+fn tolerations(build: &Validated, config: &OperatorConfig) -> Option<Vec<k8s_openapi::api::core::v1::Toleration>> {
+    let all: Vec<_> = config.defaults.tolerations.iter().chain(&build.pod.tolerations).cloned().collect();
+    (!all.is_empty()).then_some(all)
+}
+
+fn requirements(resources: &Resources) -> ResourceRequirements {
+    let quantities = |map: &BTreeMap<String, String>| {
+        (!map.is_empty()).then(|| map.iter().map(|(name, quantity)| (name.clone(), Quantity(quantity.clone()))).collect())
+    };
+    ResourceRequirements {
+        requests: quantities(&resources.requests),
+        limits: quantities(&resources.limits),
+        ..ResourceRequirements::default()
+    }
+}

@@ -1,0 +1,118 @@
+//! What the runner reports when it ends: one compact JSON as the container's termination message. The contract between the
+//! runner and the controller.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::{FailureReason, Progress},
+    plan::Digest,
+};
+
+/// The kubelet cuts termination messages at 4096 bytes; half a JSON would be no result.
+pub const MESSAGE_LIMIT: usize = 4096;
+
+/// How a build ended, and where its time went.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildResult {
+    /// Success or failure.
+    pub outcome: Outcome,
+    /// Where the time went.
+    #[serde(default)]
+    pub timings: Milliseconds,
+    /// The last progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Warnings, shortened to what fits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Success or failure.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    /// The image was built, its tar written and the image pushed, as far as asked for.
+    Succeeded(BuiltImage),
+    /// The build failed.
+    Failed(BuildFailure),
+}
+
+/// The image that was built.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BuiltImage {
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// Digest of the image's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_digest: Option<Digest>,
+    /// Bytes of configuration and layers as stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<i64>,
+    /// Media type of the manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// Platforms, for example `linux/amd64`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<String>,
+    /// Whether it was pushed.
+    pub pushed: bool,
+    /// The tar, if one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tar: Option<WrittenTar>,
+}
+
+/// The tar that was written.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WrittenTar {
+    /// Path of the tar below the output volume's root.
+    pub path: String,
+    /// Bytes.
+    pub size: i64,
+    /// SHA-256 in hexadecimal digits.
+    pub sha256: String,
+    /// `docker` for now.
+    pub format: String,
+}
+
+/// Why the build failed, as the runner saw it.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildFailure {
+    /// The kind of failure.
+    pub reason: FailureReason,
+    /// What happened.
+    pub message: String,
+    /// The failing step of the Dockerfile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// Its exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The last lines that it printed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_excerpt: Option<String>,
+}
+
+/// Where the time went, in milliseconds.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Milliseconds {
+    /// Until the daemon answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemon: Option<u64>,
+    /// Fetching and checking the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<u64>,
+    /// The steps of the Dockerfile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<u64>,
+    /// Making the layers and writing the tar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<u64>,
+    /// Pushing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push: Option<u64>,
+}
