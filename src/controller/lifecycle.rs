@@ -184,3 +184,6 @@ fn wait(waiting: &Waiting, limits: &Limits, now: Timestamp) -> Decision {
         recheck: Some(left + Duration::from_millis(50)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -250,3 +250,6 @@ fn shortened(text: &str, limit: usize) -> String {
     let end = (0..=limit.saturating_sub('…'.len_utf8())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
     format!("{}…", &text[..end])
 }
+
+#[cfg(test)]
+mod tests;
