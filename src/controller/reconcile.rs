@@ -226,7 +226,9 @@ impl<'a> Reconciling<'a> {
                     }
                 }
                 Decision::Wait { message, reason, recheck } => {
-                    self.write(&plan, pod.as_deref(), &Standing::Waiting { message: &message, reason }).await?;
+                    // A pod that starts as it should is not worth a write.
+                    let troubled = pod.as_deref().filter(|_| reason.is_some());
+                    self.write(&plan, troubled, &Standing::Waiting { message: &message, reason }).await?;
                     return Ok(recheck.map_or_else(Action::await_change, Action::requeue));
                 }
                 Decision::Track(running) => return self.track(&plan, pod.as_deref(), &recorded, &running).await,
