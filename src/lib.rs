@@ -1,8 +1,9 @@
 //! OciBuild: a Kubernetes operator that drives OCI image builds as custom resources.
 //!
 //! A build flows through the modules in this order: [`api`] (what the user wrote) → [`plan`] (what is to be done, as a pod) →
-//! [`runner`] (doing it, inside the pod) → `controller` (what became of it, as status).
+//! [`runner`] (doing it, inside the pod) → [`controller`] (what became of it, as status).
 
 pub mod api;
+pub mod controller;
 pub mod plan;
 pub mod runner;

@@ -14,13 +14,28 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Command {
+    /// The operator: reconciles every OciBuild into a pod and reports what became of it.
+    Controller(ocibuild::controller::Arguments),
     /// Print the CustomResourceDefinition as YAML.
     Crd,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
     match CommandLine::parse().command {
-        Command::Crd => print!("{}", ocibuild::api::crd_yaml()),
+        Command::Controller(arguments) => {
+            write_logs();
+            ocibuild::controller::run(arguments).await
+        }
+        Command::Crd => {
+            print!("{}", ocibuild::api::crd_yaml());
+            Ok(ExitCode::SUCCESS)
+        }
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+/// Logs as JSON lines; `RUST_LOG` chooses what.
+fn write_logs() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).init();
 }

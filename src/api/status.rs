@@ -1,6 +1,6 @@
 //! What the controller reports in `status`.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,15 +44,15 @@ pub struct OciBuildStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<Timings>,
 
-    /// When the attempt began.
+    /// When the first attempt began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start_time: Option<Time>,
+    pub start_time: Option<MicroTime>,
 
     /// When the build ended, well or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub completion_time: Option<Time>,
+    pub completion_time: Option<MicroTime>,
 
-    /// From the attempt's begin to the build's end, for example `12.3s`.
+    /// From the first attempt's begin to the build's end, for example `12.3s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
 
@@ -191,11 +191,7 @@ pub struct Progress {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Timings {
-    /// From the attempt's begin to its pod's creation.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub queued: Option<String>,
-
-    /// From the pod's creation to the start of the build's container: scheduling, volumes, images.
+    /// From the build's begin to the start of its container: scheduling, volumes, images, lost attempts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_start: Option<String>,
 

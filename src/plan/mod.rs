@@ -14,3 +14,6 @@ mod validate;
 pub use operator_config::OperatorConfig;
 pub use reference::{Digest, ImageReference, InvalidDigest, InvalidReference};
 pub use validate::{Attempt, InvalidSpec, OutputPlan, Validated, validate};
+
+#[cfg(test)]
+mod tests;

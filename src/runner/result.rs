@@ -17,6 +17,9 @@ pub const MESSAGE_LIMIT: usize = 4096;
 pub struct BuildResult {
     /// Success or failure.
     pub outcome: Outcome,
+    /// When the runner started, in milliseconds since 1970 by its node's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<i64>,
     /// Where the time went.
     #[serde(default)]
     pub timings: Milliseconds,
@@ -26,6 +29,19 @@ pub struct BuildResult {
     /// Warnings, shortened to what fits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+impl BuildResult {
+    /// A failure that nothing else is known of.
+    pub fn failed(failure: BuildFailure) -> Self {
+        Self {
+            outcome: Outcome::Failed(failure),
+            started_at: None,
+            timings: Milliseconds::default(),
+            progress: None,
+            warnings: Vec::new(),
+        }
+    }
 }
 
 /// Success or failure.
@@ -94,6 +110,13 @@ pub struct BuildFailure {
     /// The last lines that it printed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_excerpt: Option<String>,
+}
+
+impl BuildFailure {
+    /// A failure of no step in particular.
+    pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), step: None, exit_code: None, log_excerpt: None }
+    }
 }
 
 /// Where the time went, in milliseconds.

@@ -1,0 +1,144 @@
+//! The only writer: everything that the controller changes in the cluster is changed here.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::json;
+
+use crate::{
+    api::{FailureReason, OciBuild, OciBuildStatus},
+    runner::result::BuildFailure,
+};
+
+/// Name under which the controller owns the fields that it applies.
+pub const FIELD_MANAGER: &str = "ocibuild";
+
+/// How the making of a pod or a claim went.
+#[derive(Debug)]
+pub enum Creation {
+    /// It is there, made now or before, and belongs to the build.
+    Done(Made),
+    /// The name is taken by something else.
+    NameTaken,
+    /// The API server refuses it.
+    Refused(Refusal),
+}
+
+/// Whether something was made now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// Just now.
+    Now,
+    /// It was there.
+    Before,
+}
+
+/// Why the API server refuses to make something.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The reason's name and the server's words.
+    pub failure: BuildFailure,
+    /// It may be made later, as it is.
+    pub may_pass: bool,
+    /// The Pod Security admission refuses it.
+    pub by_pod_security: bool,
+}
+
+/// Writes to the cluster and counts what it writes.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    metrics: Arc<super::metrics::Metrics>,
+}
+
+impl Writer {
+    /// A writer over a client.
+    pub fn new(client: Client, metrics: Arc<super::metrics::Metrics>) -> Self {
+        Self { client, metrics }
+    }
+
+    /// Writes the status, provided that the object is still the one that was read: a decision from a stale cache is refused
+    /// with 409 and made anew.
+    pub async fn status(&self, build: &OciBuild, status: &OciBuildStatus) -> Result<OciBuild, kube::Error> {
+        self.metrics.write("status");
+        let api: Api<OciBuild> = Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
+        let patch = json!({
+            "apiVersion": "ocibuild.dev/v1alpha1",
+            "kind": "OciBuild",
+            "metadata": { "resourceVersion": build.metadata.resource_version, "uid": build.metadata.uid },
+            "status": status,
+        });
+        api.patch_status(&build.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await
+    }
+
+    /// Makes a pod. Its name is that of the attempt, so two controllers at once still make one.
+    pub async fn create_pod(&self, pod: &Pod, owner: &str) -> Result<Creation, kube::Error> {
+        self.metrics.write("pod");
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        match api.create(&PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }, pod).await {
+            Ok(_) => Ok(Creation::Done(Made::Now)),
+            Err(error) if is_already_there(&error) => {
+                let there = api.get_opt(&pod.name_any()).await?;
+                Ok(of_existing(there.as_ref().map(|pod| pod.owner_references()), owner))
+            }
+            Err(error) => refusal(error).map(Creation::Refused),
+        }
+    }
+
+    /// Makes the claim of a build's own.
+    pub async fn create_claim(&self, claim: &PersistentVolumeClaim, owner: &str) -> Result<Creation, kube::Error> {
+        self.metrics.write("claim");
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &claim.namespace().unwrap_or_default());
+        match api.create(&PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }, claim).await {
+            Ok(_) => Ok(Creation::Done(Made::Now)),
+            Err(error) if is_already_there(&error) => {
+                let there = api.get_opt(&claim.name_any()).await?;
+                Ok(of_existing(there.as_ref().map(|claim| claim.owner_references()), owner))
+            }
+            Err(error) => refusal(error).map(Creation::Refused),
+        }
+    }
+
+    /// Deletes a pod, if it is still that very pod.
+    pub async fn delete_pod(&self, pod: &Pod) -> Result<(), kube::Error> {
+        self.metrics.write("pod");
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let that_pod = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(that_pod), ..DeleteParams::background() };
+        match api.delete(&pod.name_any(), &parameters).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_already_there(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")
+}
+
+/// Gone again between the two calls, or not the build's: either way the name is not free yet.
+fn of_existing(owners: Option<&[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference]>, owner: &str) -> Creation {
+    let is_ours = owners.is_some_and(|owners| owners.iter().any(|reference| reference.uid == owner));
+    if is_ours { Creation::Done(Made::Before) } else { Creation::NameTaken }
+}
+
+fn refusal(error: kube::Error) -> Result<Refusal, kube::Error> {
+    let kube::Error::Api(status) = &error else { return Err(error) };
+    let message = status.message.clone();
+    let (reason, may_pass) = match status.code {
+        403 if message.contains("exceeded quota") => (FailureReason::QuotaExceeded, true),
+        403 if message.contains("is being terminated") => (FailureReason::Cancelled, true),
+        403 => (FailureReason::AdmissionRefused, false),
+        // Policy engines answer through webhooks with codes of their own.
+        400 | 422 if message.contains("admission webhook") => (FailureReason::AdmissionRefused, false),
+        400 | 422 => (FailureReason::InvalidSpec, false),
+        _ => return Err(error),
+    };
+    let by_pod_security = message.contains("violates PodSecurity");
+    Ok(Refusal { failure: BuildFailure::new(reason, message), may_pass, by_pod_security })
+}

@@ -1,0 +1,247 @@
+//! What a pod says about its build. Pure: a Pod in, a [`PodState`] out. The build's end is the end of its container: the pod's
+//! phase follows two seconds later, when the daemon has stopped too.
+
+use k8s_openapi::{
+    api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodCondition},
+    jiff::{SignedDuration, Timestamp},
+};
+
+use crate::{
+    api::FailureReason,
+    plan::layout,
+    runner::result::{BuildFailure, BuildResult, Outcome},
+};
+
+/// How long after its deadline a pod that is being deleted is still expected to go by itself.
+const TERMINATION_SLACK: SignedDuration = SignedDuration::from_secs(30);
+
+/// What the pod of an attempt says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PodState {
+    /// It is not there.
+    Absent,
+    /// A pod of that name belongs to something else, for example to a deleted build of the same name.
+    Foreign,
+    /// It waits for a node, for volumes or for images.
+    Waiting(Waiting),
+    /// The build's container runs.
+    Running(Running),
+    /// It is being deleted, and its build has not ended yet.
+    Terminating(BuildFailure),
+    /// The build ended with a result.
+    Ended(BuildResult),
+    /// The build ended without a result, and the pod says why.
+    Lost(BuildFailure),
+}
+
+/// What a pod waits for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waiting {
+    /// What the failure will be called if the wait is too long.
+    pub reason: FailureReason,
+    /// In the words of the scheduler or the kubelet; empty while nothing is wrong.
+    pub message: String,
+    /// Which deadline counts.
+    pub wait: Wait,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// Waiting longer cannot help.
+    pub hopeless: bool,
+}
+
+/// The deadlines of the operator's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// For a claim.
+    Claim,
+    /// For a node.
+    Schedule,
+    /// For volumes and images.
+    Start,
+}
+
+/// Where a running pod is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Its address, to read progress from.
+    pub address: Option<String>,
+}
+
+/// Reads a pod. `owner` is the UID of the build that should own it.
+pub fn diagnose(pod: Option<&Pod>, owner: &str, now: Timestamp) -> PodState {
+    let Some(pod) = pod else { return PodState::Absent };
+    let owned = pod.metadata.owner_references.iter().flatten().any(|reference| reference.uid == owner);
+    if !owned {
+        return PodState::Foreign;
+    }
+    let status = pod.status.clone().unwrap_or_default();
+    let build = container(status.container_statuses.as_deref(), layout::BUILD_CONTAINER);
+    let daemon = container(status.init_container_statuses.as_deref(), layout::DAEMON_CONTAINER);
+    let disruption = disruption(pod);
+
+    if let Some(terminated) = build.and_then(terminated) {
+        return ended(terminated, daemon, disruption);
+    }
+    if status.phase.as_deref() == Some("Failed") {
+        return PodState::Lost(failed_pod(pod, disruption));
+    }
+    if let Some(deletion) = &pod.metadata.deletion_timestamp {
+        let failure = disruption.unwrap_or_else(|| {
+            BuildFailure::new(
+                FailureReason::PodDeleted,
+                format!("pod {} is being deleted by somebody other than the operator", name(pod)),
+            )
+        });
+        let overdue = now.duration_since(deletion.0) > TERMINATION_SLACK;
+        return if overdue { PodState::Lost(failure) } else { PodState::Terminating(failure) };
+    }
+    if build.and_then(|build| build.state.as_ref()).is_some_and(|state| state.running.is_some()) {
+        return PodState::Running(Running { address: status.pod_ip.clone() });
+    }
+    PodState::Waiting(waiting(pod, build, daemon))
+}
+
+fn ended(terminated: &ContainerStateTerminated, daemon: Option<&ContainerStatus>, disruption: Option<BuildFailure>) -> PodState {
+    let message = terminated.message.as_deref().unwrap_or_default();
+    let Ok(mut result) = serde_json::from_str::<BuildResult>(message) else {
+        return PodState::Lost(disruption.unwrap_or_else(|| without_result(terminated)));
+    };
+    if let Outcome::Failed(failure) = &mut result.outcome {
+        // The runner sees only that it was told to stop, or that the daemon is gone; the pod knows why.
+        match failure.reason {
+            FailureReason::Cancelled => {
+                if let Some(disruption) = disruption {
+                    return PodState::Lost(disruption);
+                }
+            }
+            FailureReason::DaemonDied | FailureReason::StepFailed if daemon.is_some_and(was_out_of_memory) => {
+                failure.reason = FailureReason::OutOfMemory;
+                failure.message = format!("BuildKit's container reached its memory limit and was killed; {}", failure.message);
+            }
+            _ => {}
+        }
+    }
+    PodState::Ended(result)
+}
+
+fn without_result(terminated: &ContainerStateTerminated) -> BuildFailure {
+    let reason = terminated.reason.as_deref().unwrap_or_default();
+    if reason == "OOMKilled" {
+        return BuildFailure::new(
+            FailureReason::OutOfMemory,
+            "the build's own container reached its memory limit and was killed".to_owned(),
+        );
+    }
+    let words: String = terminated.message.as_deref().unwrap_or_default().trim().chars().take(512).collect();
+    let tail = if words.is_empty() { String::new() } else { format!(": {words}") };
+    BuildFailure::new(
+        FailureReason::Internal,
+        format!("the build's container ended with exit code {} ({reason}) and without a result{tail}", terminated.exit_code),
+    )
+}
+
+fn failed_pod(pod: &Pod, disruption: Option<BuildFailure>) -> BuildFailure {
+    let status = pod.status.clone().unwrap_or_default();
+    let message = status.message.unwrap_or_default();
+    match status.reason.as_deref() {
+        Some("Evicted") => BuildFailure::new(FailureReason::Evicted, message),
+        Some("DeadlineExceeded") => {
+            BuildFailure::new(FailureReason::Timeout, format!("the pod was active longer than its deadline: {message}"))
+        }
+        Some("NodeLost" | "NodeShutdown" | "Terminated") => BuildFailure::new(FailureReason::NodeLost, message),
+        reason => disruption.unwrap_or_else(|| {
+            BuildFailure::new(
+                FailureReason::Internal,
+                format!("pod {} failed: {} {message}", name(pod), reason.unwrap_or("no reason")),
+            )
+        }),
+    }
+}
+
+/// The condition that Kubernetes sets on a pod which it takes away (KEP-3329).
+fn disruption(pod: &Pod) -> Option<BuildFailure> {
+    let conditions = pod.status.as_ref()?.conditions.as_deref()?;
+    let condition = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True")?;
+    let message = condition.message.clone().unwrap_or_default();
+    let reason = match condition.reason.as_deref() {
+        Some("PreemptionByScheduler") => FailureReason::Preempted,
+        Some("DeletionByTaintManager" | "DeletionByPodGC") => FailureReason::NodeLost,
+        _ => FailureReason::Evicted,
+    };
+    Some(BuildFailure::new(reason, message))
+}
+
+fn waiting(pod: &Pod, build: Option<&ContainerStatus>, daemon: Option<&ContainerStatus>) -> Waiting {
+    let scheduled = condition(pod, "PodScheduled");
+    if let Some(scheduled) = scheduled
+        && scheduled.status == "False"
+    {
+        let message = scheduled.message.clone().unwrap_or_default();
+        let missing_claim = message.contains("persistentvolumeclaim \"") && message.contains("not found");
+        return Waiting {
+            reason: if missing_claim { FailureReason::ClaimMissing } else { FailureReason::Unschedulable },
+            message,
+            wait: if missing_claim { Wait::Claim } else { Wait::Schedule },
+            since: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            hopeless: false,
+        };
+    }
+    let is_scheduled = scheduled.is_some_and(|scheduled| scheduled.status == "True");
+    let since = if is_scheduled {
+        scheduled.and_then(|scheduled| scheduled.last_transition_time.as_ref()).map(|time| time.0)
+    } else {
+        pod.metadata.creation_timestamp.as_ref().map(|time| time.0)
+    };
+    let stuck = [daemon, build].into_iter().flatten().find_map(stuck_container);
+    let (reason, message, hopeless) = stuck.unwrap_or((FailureReason::Unschedulable, String::new(), false));
+    Waiting {
+        reason: if is_scheduled && message.is_empty() { FailureReason::Internal } else { reason },
+        message,
+        wait: if is_scheduled { Wait::Start } else { Wait::Schedule },
+        since,
+        hopeless,
+    }
+}
+
+fn stuck_container(container: &ContainerStatus) -> Option<(FailureReason, String, bool)> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let words = waiting.message.clone().unwrap_or_default();
+    let message = |what: &str| format!("container {}: {what}: {words}", container.name);
+    match waiting.reason.as_deref()? {
+        reason @ ("ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "RegistryUnavailable") => {
+            Some((FailureReason::BuilderImagePull, message(reason), false))
+        }
+        reason @ "InvalidImageName" => Some((FailureReason::BuilderImagePull, message(reason), true)),
+        reason @ "CrashLoopBackOff" => Some((FailureReason::DaemonDied, message(reason), false)),
+        reason @ ("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
+            Some((FailureReason::Internal, message(reason), false))
+        }
+        _ => None,
+    }
+}
+
+fn was_out_of_memory(container: &ContainerStatus) -> bool {
+    let killed = |state: &Option<ContainerState>| {
+        state.as_ref().and_then(|state| state.terminated.as_ref()).is_some_and(|end| end.reason.as_deref() == Some("OOMKilled"))
+    };
+    killed(&container.state) || killed(&container.last_state)
+}
+
+fn container<'a>(statuses: Option<&'a [ContainerStatus]>, name: &str) -> Option<&'a ContainerStatus> {
+    statuses?.iter().find(|status| status.name == name)
+}
+
+fn terminated(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    container.state.as_ref()?.terminated.as_ref()
+}
+
+fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_deref()?.iter().find(|condition| condition.type_ == type_)
+}
+
+fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use serde_json::{Value, json};
+
+use super::{PodState, Wait, diagnose};
+use crate::{api::FailureReason, runner::result::Outcome};
+
+fn now() -> Timestamp {
+    "2026-01-01T00:10:00Z".parse().unwrap()
+}
+
+/// A pod of the build with UID `owner`, with this status.
+fn pod(status: &Value) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": "app-g1-a1",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "ownerReferences": [{ "apiVersion": "ocibuild.dev/v1alpha1", "kind": "OciBuild", "name": "app", "uid": "owner" }],
+        },
+        "status": status,
+    }))
+    .unwrap()
+}
+
+fn terminated(exit_code: i32, reason: &str, message: &str) -> Value {
+    json!([{ "name": "build", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+             "state": { "terminated": { "exitCode": exit_code, "reason": reason, "message": message } } }])
+}
+
+fn diagnosed(status: &Value) -> PodState {
+    diagnose(Some(&pod(status)), "owner", now())
+}
+
+fn failed_result(reason: &str) -> String {
+    json!({ "outcome": { "failed": { "reason": reason, "message": "words" } } }).to_string()
+}
+
+#[test]
+fn a_pod_of_another_owner_is_foreign() {
+    assert_eq!(diagnose(Some(&pod(&json!({}))), "another", now()), PodState::Foreign);
+    assert_eq!(diagnose(None, "owner", now()), PodState::Absent);
+}
+
+#[test]
+fn the_end_of_the_builds_container_counts_while_the_pod_still_runs() {
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    let message = json!({ "outcome": { "succeeded": { "digest": digest, "pushed": false } } }).to_string();
+    let PodState::Ended(result) =
+        diagnosed(&json!({ "phase": "Running", "containerStatuses": terminated(0, "Completed", &message) }))
+    else {
+        panic!("not ended")
+    };
+    assert!(matches!(result.outcome, Outcome::Succeeded(image) if image.digest.as_str() == digest));
+}
+
+#[test]
+fn an_end_without_a_result_is_named_by_what_the_container_says() {
+    for (exit_code, reason, message, expected) in [
+        (137, "OOMKilled", "", FailureReason::OutOfMemory),
+        (1, "Error", "not json", FailureReason::Internal),
+        (1, "Error", r#"{"outcome":{"succeeded":{"digest":"lie","pushed":true}}}"#, FailureReason::Internal),
+    ] {
+        let state = diagnosed(&json!({ "containerStatuses": terminated(exit_code, reason, message) }));
+        assert!(matches!(&state, PodState::Lost(failure) if failure.reason == expected), "{state:?}");
+    }
+}
+
+#[test]
+fn a_dead_daemon_that_ran_out_of_memory_is_named_so() {
+    let daemon = json!([{ "name": "buildkitd", "image": "", "imageID": "", "ready": false, "restartCount": 1,
+                          "lastState": { "terminated": { "exitCode": 137, "reason": "OOMKilled" } } }]);
+    for (reason, expected) in
+        [("DaemonDied", FailureReason::OutOfMemory), ("DockerfileMissing", FailureReason::DockerfileMissing)]
+    {
+        let state = diagnosed(&json!({
+            "initContainerStatuses": daemon, "containerStatuses": terminated(1, "Error", &failed_result(reason)),
+        }));
+        let PodState::Ended(result) = state else { panic!("{state:?}") };
+        assert!(matches!(&result.outcome, Outcome::Failed(failure) if failure.reason == expected), "{result:?}");
+    }
+}
+
+#[test]
+fn a_pod_that_kubernetes_takes_away_says_why() {
+    for (reason, expected) in [
+        ("PreemptionByScheduler", FailureReason::Preempted),
+        ("DeletionByTaintManager", FailureReason::NodeLost),
+        ("EvictionByEvictionAPI", FailureReason::Evicted),
+        ("TerminationByKubelet", FailureReason::Evicted),
+    ] {
+        let state = diagnosed(&json!({
+            "phase": "Running",
+            "conditions": [{ "type": "DisruptionTarget", "status": "True", "reason": reason, "message": "words" }],
+            "containerStatuses": terminated(1, "Error", &failed_result("Cancelled")),
+        }));
+        assert!(matches!(&state, PodState::Lost(failure) if failure.reason == expected), "{reason}: {state:?}");
+    }
+}
+
+#[test]
+fn a_failed_pod_is_named_by_its_reason() {
+    for (reason, expected) in [
+        ("Evicted", FailureReason::Evicted),
+        ("DeadlineExceeded", FailureReason::Timeout),
+        ("NodeLost", FailureReason::NodeLost),
+        ("Strange", FailureReason::Internal),
+    ] {
+        let state = diagnosed(&json!({ "phase": "Failed", "reason": reason, "message": "words" }));
+        assert!(matches!(&state, PodState::Lost(failure) if failure.reason == expected), "{reason}: {state:?}");
+    }
+}
+
+#[test]
+fn a_pod_that_is_being_deleted_is_given_up_half_a_minute_after_its_deadline() {
+    let mut pod = pod(&json!({ "phase": "Running" }));
+    for (deletion, is_lost) in [("2026-01-01T00:09:50Z", false), ("2026-01-01T00:09:00Z", true)] {
+        pod.metadata.deletion_timestamp = Some(serde_json::from_value(json!(deletion)).unwrap());
+        let state = diagnose(Some(&pod), "owner", now());
+        assert_eq!(matches!(state, PodState::Lost(_)), is_lost, "{state:?}");
+        assert_eq!(matches!(state, PodState::Terminating(_)), !is_lost, "{state:?}");
+    }
+}
+
+#[test]
+fn what_a_pod_waits_for_has_a_name_and_a_deadline_of_its_own() {
+    let scheduled = json!({ "type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:05:00Z" });
+    let unscheduled =
+        |message: &str| json!([{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message }]);
+    let pulling = |reason: &str| {
+        json!([{ "name": "buildkitd", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                 "state": { "waiting": { "reason": reason, "message": "words" } } }])
+    };
+    for (status, reason, wait, since, hopeless) in [
+        (
+            json!({ "conditions": unscheduled("0/1 nodes are available") }),
+            FailureReason::Unschedulable,
+            Wait::Schedule,
+            "00:00",
+            false,
+        ),
+        (
+            json!({ "conditions": unscheduled("persistentvolumeclaim \"src\" not found") }),
+            FailureReason::ClaimMissing,
+            Wait::Claim,
+            "00:00",
+            false,
+        ),
+        (
+            json!({ "conditions": [scheduled], "initContainerStatuses": pulling("ImagePullBackOff") }),
+            FailureReason::BuilderImagePull,
+            Wait::Start,
+            "00:05",
+            false,
+        ),
+        (
+            json!({ "conditions": [scheduled], "initContainerStatuses": pulling("InvalidImageName") }),
+            FailureReason::BuilderImagePull,
+            Wait::Start,
+            "00:05",
+            true,
+        ),
+        (
+            json!({ "conditions": [scheduled], "initContainerStatuses": pulling("CrashLoopBackOff") }),
+            FailureReason::DaemonDied,
+            Wait::Start,
+            "00:05",
+            false,
+        ),
+        (json!({ "conditions": [scheduled] }), FailureReason::Internal, Wait::Start, "00:05", false),
+    ] {
+        let PodState::Waiting(waiting) = diagnosed(&status) else { panic!("{status}") };
+        let expected_since: Timestamp = format!("2026-01-01T{since}:00Z").parse().unwrap();
+        assert_eq!(
+            (waiting.reason, waiting.wait, waiting.since, waiting.hopeless),
+            (reason, wait, Some(expected_since), hopeless)
+        );
+    }
+}

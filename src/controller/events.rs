@@ -1,0 +1,83 @@
+//! The events of a build: one for each transition of its status. Pure but for the publishing.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Resource,
+    runtime::events::{Event, EventType, Recorder},
+};
+
+use crate::api::{OciBuild, OciBuildStatus, Phase};
+
+/// What happened, in the words of `kubectl describe`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// Whether it is a warning.
+    pub is_warning: bool,
+    /// The condition's reason, or the phase.
+    pub reason: String,
+    /// The story.
+    pub note: String,
+    /// Generation that it speaks of.
+    pub generation: i64,
+    /// Attempt that it speaks of.
+    pub attempt: i32,
+}
+
+/// What happened between two states of a status, if anything worth telling.
+pub fn transition(before: &OciBuildStatus, after: &OciBuildStatus) -> Option<Transition> {
+    let ready = after.conditions.first()?;
+    let is_same_attempt = before.attempt == after.attempt && before.observed_generation == after.observed_generation;
+    let is_same_reason = before.conditions.first().is_some_and(|before| before.reason == ready.reason);
+    if is_same_attempt && is_same_reason && before.phase == after.phase {
+        return None;
+    }
+    let told = |is_warning, reason: &str, note: String| {
+        Some(Transition {
+            is_warning,
+            reason: reason.to_owned(),
+            note: cut(&note),
+            generation: after.observed_generation.unwrap_or_default(),
+            attempt: after.attempt.unwrap_or_default(),
+        })
+    };
+    match after.phase? {
+        Phase::Pending if ready.reason == "Pending" => None,
+        Phase::Pending => told(true, &ready.reason, ready.message.clone()),
+        Phase::Running => {
+            let pod = after.pod.clone().unwrap_or_default();
+            told(false, "Building", format!("pod {} builds on node {}", pod.name, pod.node.unwrap_or_default()))
+        }
+        Phase::Succeeded => {
+            let tar = after.tar.as_ref().map(|tar| format!(", tar at {}", tar.location)).unwrap_or_default();
+            let took = after.duration.as_deref().map(|took| format!(" in {took}")).unwrap_or_default();
+            told(false, "Succeeded", format!("{}{took}{tar}", ready.message))
+        }
+        Phase::Failed => {
+            let excerpt = after.failure.as_ref().and_then(|failure| failure.log_excerpt.clone());
+            let excerpt = excerpt.map(|excerpt| format!("\n{excerpt}")).unwrap_or_default();
+            told(true, &ready.reason, format!("{}{excerpt}", ready.message))
+        }
+    }
+}
+
+/// Publishes a transition.
+pub async fn publish(recorder: &Recorder, build: &OciBuild, transition: &Transition) {
+    let reference: ObjectReference = build.object_ref(&());
+    let event = Event {
+        type_: if transition.is_warning { EventType::Warning } else { EventType::Normal },
+        reason: transition.reason.clone(),
+        note: Some(transition.note.clone()),
+        // Events of the same action and reason within six minutes would keep the first note.
+        action: format!("BuildGeneration{}Attempt{}", transition.generation, transition.attempt),
+        secondary: None,
+    };
+    if let Err(error) = recorder.publish(&event, &reference).await {
+        tracing::warn!(%error, reason = transition.reason, "the event could not be published");
+    }
+}
+
+/// A note may be 1 kB long (events.k8s.io/v1).
+fn cut(note: &str) -> String {
+    let end = (0..=note.len().min(1020)).rev().find(|&end| note.is_char_boundary(end)).unwrap_or(0);
+    note[..end].to_owned()
+}

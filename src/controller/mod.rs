@@ -1,0 +1,165 @@
+//! The operator: watches builds and their pods, and brings each build further by [`reconcile`].
+
+pub mod apply;
+pub mod diagnose;
+pub mod events;
+mod isolation;
+pub mod lifecycle;
+mod metrics;
+mod progress;
+mod reconcile;
+mod server;
+pub mod summarise;
+mod watch;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use futures::future::select_all;
+use kube::{
+    Api, Client, Config,
+    api::ListParams,
+    runtime::events::{Recorder, Reporter},
+};
+use kube_lease_manager::LeaseManagerBuilder;
+use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch::Receiver};
+
+use self::{metrics::Metrics, server::Readiness};
+use crate::{api::OciBuild, plan::OperatorConfig};
+
+/// Annotation, in the cache only, that keeps a pod's node when its spec is dropped.
+const NODE_ANNOTATION: &str = "ocibuild.dev/node";
+/// Name of the Lease and of the reporter of events.
+const CONTROLLER: &str = "ocibuild-controller";
+/// Seconds until another replica takes over from one that is gone, and seconds before that when the leader renews.
+const LEASE_SECONDS: u64 = 15;
+const LEASE_GRACE_SECONDS: u64 = 10;
+
+/// `ocibuild controller`: the operator.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    /// The operator's configuration, a YAML file; the chart writes it.
+    #[arg(long, env = "OCIBUILD_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// Address of health and metrics.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+
+    /// Namespace of the leader election's Lease. Default: the namespace of the service account.
+    #[arg(long, env = "POD_NAMESPACE")]
+    lease_namespace: Option<String>,
+
+    /// Name of this replica in the Lease and in events.
+    #[arg(long, env = "POD_NAME")]
+    identity: Option<String>,
+}
+
+/// Runs the operator until it is told to stop or loses its lease.
+pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let config = load(arguments.config.as_deref())?;
+    let kubernetes =
+        Config::infer().await.context("no Kubernetes cluster: neither a kubeconfig nor a service account was found")?;
+    let lease_namespace = arguments.lease_namespace.unwrap_or_else(|| kubernetes.default_namespace.clone());
+    let client = Client::try_from(kubernetes).context("the Kubernetes client could not be set up")?;
+    let metrics = Arc::new(Metrics::default());
+    let readiness = Readiness::waiting("the API server");
+    let listener = TcpListener::bind(arguments.listen).await.with_context(|| format!("cannot listen on {}", arguments.listen))?;
+    tokio::spawn(server::serve(listener, metrics.clone(), readiness.clone()));
+
+    let mut stop = std::pin::pin!(stop_signal()?);
+    tokio::select! {
+        () = wait_for_crd(&client, &config, &readiness) => {}
+        () = &mut stop => return Ok(ExitCode::SUCCESS),
+    }
+    // A replica that waits for the lease is ready: it would take over at any moment.
+    readiness.ready();
+    let identity = arguments.identity.unwrap_or_else(|| format!("{CONTROLLER}-{}", std::process::id()));
+    let lease = LeaseManagerBuilder::new(client.clone(), CONTROLLER)
+        .with_namespace(lease_namespace)
+        .with_identity(identity.clone())
+        .with_duration(LEASE_SECONDS)
+        .with_grace(LEASE_GRACE_SECONDS)
+        .with_field_manager(identity.clone())
+        .build()
+        .await
+        .context("the Lease of the leader election could not be read or made")?;
+    let (mut leads, lease_task) = lease.watch().await;
+    tokio::select! {
+        () = leadership(&mut leads, true) => {}
+        () = &mut stop => return Ok(ExitCode::SUCCESS),
+    }
+    tracing::info!(identity, "this replica leads");
+    metrics.lead();
+
+    let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(identity) };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let namespaces: Vec<Option<String>> =
+        if config.watch_namespaces.is_empty() { vec![None] } else { config.watch_namespaces.iter().cloned().map(Some).collect() };
+    let controllers = namespaces
+        .into_iter()
+        .map(|namespace| tokio::spawn(watch::run(client.clone(), namespace, config.clone(), recorder.clone(), metrics.clone())));
+    tokio::select! {
+        _ = select_all(controllers) => anyhow::bail!("a watch ended by itself"),
+        () = leadership(&mut leads, false) => {
+            tracing::error!("the lease was lost to another replica; this one ends, so that it starts afresh");
+            Ok(ExitCode::FAILURE)
+        }
+        () = &mut stop => {
+            tracing::info!("told to stop: giving the lease back; builds go on without the operator");
+            drop(leads);
+            let released = tokio::time::timeout(Duration::from_secs(3), lease_task).await;
+            if released.is_err() {
+                tracing::warn!("the lease could not be given back in time; it lapses by itself");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn load(path: Option<&std::path::Path>) -> anyhow::Result<OperatorConfig> {
+    let Some(path) = path else { return Ok(OperatorConfig::default()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("the configuration {} is not valid", path.display()))
+}
+
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// An operator that was installed before its CRD waits instead of crashing.
+async fn wait_for_crd(client: &Client, config: &OperatorConfig, readiness: &Readiness) {
+    let api: Api<OciBuild> = match config.watch_namespaces.first() {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    loop {
+        let listed = tokio::time::timeout(Duration::from_secs(10), api.list_metadata(&ListParams::default().limit(1))).await;
+        let what = match listed {
+            Ok(Ok(_)) => return,
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+                "the CustomResourceDefinition ocibuilds.ocibuild.dev: apply crds/ or install the chart with crds.install=true"
+                    .to_owned()
+            }
+            Ok(Err(error)) => format!("the API server: {error}"),
+            Err(_) => "the API server: no answer within 10s".to_owned(),
+        };
+        tracing::warn!("waiting for {what}");
+        readiness.wait(what);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn leadership(leads: &mut Receiver<bool>, wanted: bool) {
+    // The sender ends only with the lease manager; then nobody here leads.
+    if leads.wait_for(|leads| *leads == wanted).await.is_err() && wanted {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,434 @@
+//! One reconcile: observe → decide → act → summarise. The decision is [`lifecycle::decide`], the status is
+//! [`summarise::summarise`], the writing is [`apply::Writer`]; here they meet.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use kube::{
+    Client, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{
+        controller::Action,
+        events::Recorder,
+        reflector::{ObjectRef, Store},
+    },
+};
+
+use super::{
+    apply::{Creation, Made, Refusal, Writer},
+    diagnose::{PodState, Running, diagnose},
+    events,
+    isolation::Nodes,
+    lifecycle::{Decision, Limits, Recorded, Wanted, decide},
+    metrics::Metrics,
+    progress::ProgressReader,
+    summarise::{Facts, Standing, summarise},
+};
+use crate::{
+    api::{BuildPod, FailureReason, Isolation, OciBuild, OciBuildStatus, Phase},
+    plan::{
+        Attempt, OperatorConfig, Validated,
+        claim::output_claim,
+        pod::{ISOLATION_ANNOTATION, PodIsolation, build_pod, pod_name},
+        validate,
+    },
+    runner::result::{BuildFailure, BuildResult},
+};
+
+/// One reconcile may take this long, all its calls together.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a running build's progress is read.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+/// How long to wait before a pod that a quota refused is tried again.
+const QUOTA_INTERVAL: Duration = Duration::from_secs(5);
+/// More steps than any build takes in one reconcile; a bound against a fault of ours.
+const STEPS_LIMIT: usize = 8;
+
+/// Why a reconcile failed; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The cache was behind; nothing is wrong.
+    #[error("the cache is behind the API server")]
+    Stale,
+    /// The API server did not do what it was asked.
+    #[error(transparent)]
+    Api(kube::Error),
+    /// The API server did not answer.
+    #[error("the API server did not answer within {}s", PATIENCE.as_secs())]
+    Slow,
+    /// The pods are not known yet.
+    #[error("the watch of the pods has ended")]
+    Watch,
+    /// The lifecycle went round in circles.
+    #[error("the build's lifecycle did not settle within {STEPS_LIMIT} steps")]
+    Unsettled,
+}
+
+impl From<kube::Error> for ReconcileError {
+    fn from(error: kube::Error) -> Self {
+        match &error {
+            // 409: another version of the object; 404: the object is gone.
+            kube::Error::Api(status) if status.code == 409 || status.code == 404 => Self::Stale,
+            _ => Self::Api(error),
+        }
+    }
+}
+
+impl ReconcileError {
+    /// A label for metrics.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::Api(_) => "api",
+            Self::Slow => "slow",
+            Self::Watch => "watch",
+            Self::Unsettled => "unsettled",
+        }
+    }
+}
+
+/// What every reconcile needs.
+pub struct Context {
+    config: OperatorConfig,
+    writer: Writer,
+    pods: Store<Pod>,
+    nodes: Nodes,
+    progress: ProgressReader,
+    recorder: Recorder,
+    metrics: Arc<Metrics>,
+    written: Mutex<HashMap<String, OciBuild>>,
+    failures: Mutex<HashMap<ObjectRef<DeserializeGuard<OciBuild>>, u32>>,
+}
+
+impl Context {
+    /// A context over a client and the cache of the builds' pods.
+    pub fn new(client: &Client, config: OperatorConfig, pods: Store<Pod>, recorder: Recorder, metrics: Arc<Metrics>) -> Self {
+        Self {
+            config,
+            writer: Writer::new(client.clone(), metrics.clone()),
+            pods,
+            nodes: Nodes::new(client.clone()),
+            progress: ProgressReader::default(),
+            recorder,
+            metrics,
+            written: Mutex::default(),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// The object as it was last written from here, where the cache has not caught up.
+    fn newest(&self, cached: &OciBuild) -> OciBuild {
+        let version = |build: &OciBuild| build.resource_version().and_then(|version| version.parse::<u128>().ok());
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let uid = cached.uid().unwrap_or_default();
+        match written.get(&uid) {
+            Some(own) if version(own) > version(cached) => own.clone(),
+            Some(_) => {
+                written.remove(&uid);
+                cached.clone()
+            }
+            None => cached.clone(),
+        }
+    }
+
+    fn forget(&self, build: &OciBuild) {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&build.uid().unwrap_or_default());
+    }
+}
+
+/// Brings one build a step further.
+pub async fn reconcile(object: Arc<DeserializeGuard<OciBuild>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    context.metrics.reconcile();
+    let cached = match &object.0 {
+        Ok(build) => build,
+        Err(invalid) => {
+            tracing::warn!(
+                build = object.name_any(),
+                error = invalid.error,
+                "the object cannot be read; is the CRD of another version?"
+            );
+            return Ok(Action::await_change());
+        }
+    };
+    if cached.metadata.deletion_timestamp.is_some() {
+        context.forget(cached);
+        return Ok(Action::await_change());
+    }
+    context.pods.wait_until_ready().await.map_err(|_| ReconcileError::Watch)?;
+    let reconciling = Reconciling::new(context.newest(cached), &context);
+    let action = tokio::time::timeout(PATIENCE, reconciling.run()).await.map_err(|_| ReconcileError::Slow)??;
+    context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&ObjectRef::from_obj(&*object));
+    Ok(action)
+}
+
+/// When to try again after an error: at once when only the cache was behind, else with a growing pause.
+pub fn error_policy(object: Arc<DeserializeGuard<OciBuild>>, error: &ReconcileError, context: Arc<Context>) -> Action {
+    context.metrics.reconcile_error(error.kind());
+    if matches!(error, ReconcileError::Stale) {
+        return Action::requeue(Duration::from_millis(100));
+    }
+    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = failures.entry(ObjectRef::from_obj(&*object)).or_default();
+    *count = count.saturating_add(1);
+    let pause = Duration::from_secs(1 << (*count - 1).min(6));
+    tracing::warn!(
+        build = object.name_any(), namespace = object.namespace(), %error, pause = pause.as_secs(),
+        "the build could not be brought further; it is tried again"
+    );
+    Action::requeue(pause)
+}
+
+/// A build on its way through one reconcile.
+struct Reconciling<'a> {
+    context: &'a Context,
+    build: OciBuild,
+    wanted: Wanted,
+    uid: String,
+    namespace: String,
+    name: String,
+}
+
+impl<'a> Reconciling<'a> {
+    fn new(build: OciBuild, context: &'a Context) -> Self {
+        Self {
+            context,
+            wanted: Wanted::of(&build),
+            uid: build.uid().unwrap_or_default(),
+            namespace: build.namespace().unwrap_or_default(),
+            name: build.name_any(),
+            build,
+        }
+    }
+
+    async fn run(mut self) -> Result<Action, ReconcileError> {
+        let plan = match validate(&self.build, &self.context.config) {
+            Ok(plan) => plan,
+            Err(invalid) => return self.refuse(BuildFailure::new(FailureReason::InvalidSpec, invalid.to_string())).await,
+        };
+        let limits = Limits { retries: plan.retries, waits: self.context.config.waits };
+        for _ in 0..STEPS_LIMIT {
+            let recorded = Recorded::of(&self.build);
+            let pod = recorded.attempt.zip(recorded.generation).and_then(|(attempt, generation)| self.pod(generation, attempt));
+            let now = Timestamp::now();
+            let state = diagnose(pod.as_deref(), &self.uid, now);
+            match decide(&self.wanted, &recorded, &state, &limits, now) {
+                Decision::Settled => return self.settle(pod.as_deref(), &state).await,
+                Decision::Begin { attempt, first_attempt, after } => {
+                    self.write(&plan, None, &Standing::Begun { attempt, first_attempt, after: after.as_ref() }).await?;
+                }
+                Decision::CreatePod { attempt } => {
+                    if let Some(action) = self.create(&plan, attempt, recorded.first_attempt.unwrap_or(attempt)).await? {
+                        return Ok(action);
+                    }
+                }
+                Decision::Wait { message, reason, recheck } => {
+                    // A pod that starts as it should is not worth a write.
+                    let troubled = pod.as_deref().filter(|_| reason.is_some());
+                    self.write(&plan, troubled, &Standing::Waiting { message: &message, reason }).await?;
+                    return Ok(recheck.map_or_else(Action::await_change, Action::requeue));
+                }
+                Decision::Track(running) => return self.track(&plan, pod.as_deref(), &recorded, &running).await,
+                Decision::Finish(result) => self.write(&plan, pod.as_deref(), &Standing::Finished(&result)).await?,
+            }
+        }
+        Err(ReconcileError::Unsettled)
+    }
+
+    fn pod(&self, generation: i64, attempt: Attempt) -> Option<Arc<Pod>> {
+        self.context.pods.get(&ObjectRef::new(&pod_name(&self.name, generation, attempt)).within(&self.namespace))
+    }
+
+    /// A spec that cannot be built: say so once, and stop what runs for an older one.
+    async fn refuse(mut self, failure: BuildFailure) -> Result<Action, ReconcileError> {
+        let recorded = Recorded::of(&self.build);
+        let is_said = recorded.generation == Some(self.wanted.generation) && recorded.phase == Some(Phase::Failed);
+        if !is_said {
+            let before = OciBuildStatus {
+                last_success: self.build.status.as_ref().and_then(|status| status.last_success.clone()),
+                ..OciBuildStatus::default()
+            };
+            let facts = self.facts(None, None, None);
+            let status = summarise(&before, &facts, &Standing::Finished(&BuildResult::failed(failure)));
+            self.write_status(status).await?;
+        }
+        self.delete_predecessors(None).await?;
+        Ok(Action::await_change())
+    }
+
+    /// The build has ended. A pod that still waits or runs is in nobody's service any more.
+    async fn settle(&self, pod: Option<&Pod>, state: &PodState) -> Result<Action, ReconcileError> {
+        if let (Some(pod), PodState::Waiting(_) | PodState::Running(_)) = (pod, state) {
+            self.context.writer.delete_pod(pod).await?;
+        }
+        self.context.forget(&self.build);
+        Ok(Action::await_change())
+    }
+
+    /// Makes the claim and the pod of an attempt, once no pod of an earlier build is left that could write to the output.
+    async fn create(
+        &mut self,
+        plan: &Validated,
+        attempt: Attempt,
+        first_attempt: Attempt,
+    ) -> Result<Option<Action>, ReconcileError> {
+        if self.delete_predecessors(Some((attempt, first_attempt))).await? {
+            return Ok(Some(Action::requeue(Duration::from_secs(5))));
+        }
+        if let Some(claim) = output_claim(plan) {
+            match self.context.writer.create_claim(&claim, &self.uid).await? {
+                Creation::Done(_) => {}
+                Creation::NameTaken => {
+                    let message = format!(
+                        "the claim {} exists and belongs to something else; name it in output.persistentVolumeClaim to use it",
+                        claim.name_any()
+                    );
+                    return self.finish_refused(plan, BuildFailure::new(FailureReason::InvalidSpec, message)).await;
+                }
+                Creation::Refused(refusal) => return self.refused(plan, refusal).await,
+            }
+        }
+        let isolation = self.context.nodes.resolve(plan.isolation, &self.context.config).await?;
+        let mut creation = self.create_pod(plan, attempt, isolation).await?;
+        let may_be_rootless =
+            plan.isolation == Isolation::Auto && self.context.config.allowed_isolations.contains(&Isolation::Rootless);
+        if let Creation::Refused(refusal) = &creation
+            && refusal.by_pod_security
+            && isolation == PodIsolation::Userns
+            && may_be_rootless
+        {
+            creation = self.create_pod(plan, attempt, PodIsolation::Rootless).await?;
+        }
+        match creation {
+            Creation::Done(Made::Now) => {
+                tracing::info!(build = self.name, namespace = self.namespace, generation = plan.generation, %attempt, "the pod was made");
+                Ok(Some(Action::await_change()))
+            }
+            // The cache has not caught up with a pod that was made before.
+            Creation::Done(Made::Before) => Ok(Some(Action::requeue(Duration::from_secs(1)))),
+            Creation::NameTaken => {
+                let message = "a pod of this name belongs to a deleted build; waiting until it is gone";
+                self.write(plan, None, &Standing::Waiting { message, reason: None }).await?;
+                Ok(Some(Action::requeue(Duration::from_secs(1))))
+            }
+            Creation::Refused(refusal) => self.refused(plan, refusal).await,
+        }
+    }
+
+    async fn create_pod(&self, plan: &Validated, attempt: Attempt, isolation: PodIsolation) -> Result<Creation, ReconcileError> {
+        let pod = build_pod(plan, attempt, isolation, &self.context.config);
+        Ok(self.context.writer.create_pod(&pod, &self.uid).await?)
+    }
+
+    /// A refusal that may pass is waited out, as long as for a node; any other ends the build.
+    async fn refused(&mut self, plan: &Validated, refusal: Refusal) -> Result<Option<Action>, ReconcileError> {
+        let waited = Recorded::of(&self.build).started.map(|started| Timestamp::now().duration_since(started).unsigned_abs());
+        let has_time = waited.is_none_or(|waited| waited < self.context.config.waits.schedule.0);
+        if refusal.may_pass && has_time {
+            let failure = &refusal.failure;
+            self.write(plan, None, &Standing::Waiting { message: &failure.message, reason: Some(failure.reason) }).await?;
+            return Ok(Some(Action::requeue(QUOTA_INTERVAL)));
+        }
+        self.finish_refused(plan, refusal.failure).await
+    }
+
+    async fn finish_refused(&mut self, plan: &Validated, failure: BuildFailure) -> Result<Option<Action>, ReconcileError> {
+        self.write(plan, None, &Standing::Finished(&BuildResult::failed(failure))).await?;
+        Ok(None)
+    }
+
+    /// Deletes the pods of earlier builds of this object; whether one is still there that has not ended. Lost attempts of
+    /// the current build are kept for their logs.
+    async fn delete_predecessors(&self, current: Option<(Attempt, Attempt)>) -> Result<bool, ReconcileError> {
+        let own: Vec<Arc<Pod>> = self.context.pods.state().into_iter().filter(|pod| self.owns(pod)).collect();
+        let mut is_active = false;
+        for pod in own {
+            let is_of_current_build = current.is_some_and(|(attempt, first_attempt)| {
+                (first_attempt.number()..=attempt.number())
+                    .filter_map(Attempt::from_number)
+                    .any(|attempt| pod.name_any() == pod_name(&self.name, self.wanted.generation, attempt))
+            });
+            let state = diagnose(Some(&pod), &self.uid, Timestamp::now());
+            let has_ended = matches!(state, PodState::Ended(_) | PodState::Lost(_));
+            is_active |= !has_ended
+                && !current.is_some_and(|(attempt, _)| pod.name_any() == pod_name(&self.name, self.wanted.generation, attempt));
+            if !is_of_current_build && pod.metadata.deletion_timestamp.is_none() {
+                self.context.writer.delete_pod(&pod).await?;
+            }
+        }
+        Ok(is_active)
+    }
+
+    fn owns(&self, pod: &Pod) -> bool {
+        pod.metadata.namespace.as_deref() == Some(self.namespace.as_str())
+            && pod.owner_references().iter().any(|reference| reference.uid == self.uid)
+    }
+
+    /// Reports progress. The first report says only that the build runs, so that its end is never waited for.
+    async fn track(
+        &mut self,
+        plan: &Validated,
+        pod: Option<&Pod>,
+        recorded: &Recorded,
+        running: &Running,
+    ) -> Result<Action, ReconcileError> {
+        let progress = match (&running.address, recorded.phase) {
+            (Some(address), Some(Phase::Running)) => self.context.progress.read(address).await,
+            _ => None,
+        };
+        self.write(plan, pod, &Standing::Running { progress }).await?;
+        Ok(Action::requeue(PROGRESS_INTERVAL))
+    }
+
+    fn facts<'b>(&'b self, pod: Option<&Pod>, reference: Option<String>, output_claim: Option<&'b str>) -> Facts<'b> {
+        let pod = pod.map(|pod| BuildPod {
+            name: pod.name_any(),
+            uid: pod.uid(),
+            node: pod.annotations().get(super::NODE_ANNOTATION).cloned(),
+            isolation: pod.annotations().get(ISOLATION_ANNOTATION).cloned(),
+        });
+        Facts { wanted: &self.wanted, namespace: &self.namespace, reference, output_claim, pod, now: Timestamp::now() }
+    }
+
+    async fn write(&mut self, plan: &Validated, pod: Option<&Pod>, standing: &Standing<'_>) -> Result<(), ReconcileError> {
+        let before = self.build.status.clone().unwrap_or_default();
+        let facts = self.facts(pod, Some(plan.instructions.reference.to_string()), plan.output.claim_name());
+        let after = summarise(&before, &facts, standing);
+        self.write_status(after).await
+    }
+
+    async fn write_status(&mut self, after: OciBuildStatus) -> Result<(), ReconcileError> {
+        let before = self.build.status.clone().unwrap_or_default();
+        if before == after {
+            return Ok(());
+        }
+        let written = self.context.writer.status(&self.build, &after).await?;
+        self.context.written.lock().unwrap_or_else(PoisonError::into_inner).insert(self.uid.clone(), written.clone());
+        self.build = written;
+        self.tell(&before, &after);
+        Ok(())
+    }
+
+    /// Log, event and metrics of a transition; none of them is waited for.
+    fn tell(&self, before: &OciBuildStatus, after: &OciBuildStatus) {
+        let ended = after.phase.is_some_and(Phase::is_final) && before.completion_time != after.completion_time;
+        if ended {
+            self.context.metrics.build_ended(after);
+        }
+        let Some(transition) = events::transition(before, after) else { return };
+        tracing::info!(
+            build = self.name,
+            namespace = self.namespace,
+            generation = transition.generation,
+            attempt = transition.attempt,
+            reason = transition.reason,
+            "{}",
+            transition.note
+        );
+        let (recorder, build) = (self.context.recorder.clone(), self.build.clone());
+        tokio::spawn(async move { events::publish(&recorder, &build, &transition).await });
+    }
+}

@@ -1,0 +1,255 @@
+//! The only maker of status. Pure: the status before, and where the build stands, in; the whole new status out. A condition
+//! that says the same as before keeps its time, so that an unchanged status is written byte for byte the same.
+
+use std::time::Duration;
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
+    jiff::Timestamp,
+};
+
+use super::lifecycle::Wanted;
+use crate::{
+    api::{
+        BuildImage, BuildPod, BuildTar, Condition, ConditionType, Failure, FailureReason, LastSuccess, OciBuildStatus, Phase,
+        Progress, Timings,
+    },
+    plan::{Attempt, duration::format_duration},
+    runner::result::{BuildFailure, BuildResult, BuiltImage, Outcome},
+};
+
+/// Longest text of a failure's message and log excerpt in the status.
+const TEXT_LIMIT: usize = 4096;
+/// Most warnings in the status.
+const WARNINGS_LIMIT: usize = 10;
+
+/// Where a build stands.
+#[derive(Clone, Debug)]
+pub enum Standing<'a> {
+    /// An attempt begins; `after` is what ended the one before it.
+    Begun {
+        /// The attempt.
+        attempt: Attempt,
+        /// The first attempt of this build.
+        first_attempt: Attempt,
+        /// What ended the attempt before it.
+        after: Option<&'a BuildFailure>,
+    },
+    /// It waits.
+    Waiting {
+        /// For what; empty while nothing is wrong.
+        message: &'a str,
+        /// The reason's name, if something is wrong.
+        reason: Option<FailureReason>,
+    },
+    /// It runs.
+    Running {
+        /// How far it is, if that is known.
+        progress: Option<Progress>,
+    },
+    /// It has ended.
+    Finished(&'a BuildResult),
+}
+
+/// What the status says besides where the build stands.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    /// The build that is wanted.
+    pub wanted: &'a Wanted,
+    /// Namespace of the build.
+    pub namespace: &'a str,
+    /// Name of the image, once the spec was checked.
+    pub reference: Option<String>,
+    /// Claim that takes the tar.
+    pub output_claim: Option<&'a str>,
+    /// The pod of the attempt, if it is there.
+    pub pod: Option<BuildPod>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// The new status.
+pub fn summarise(before: &OciBuildStatus, facts: &Facts<'_>, standing: &Standing<'_>) -> OciBuildStatus {
+    let mut status = before.clone();
+    if let Some(pod) = &facts.pod {
+        status.pod = Some(pod.clone());
+    }
+    match standing {
+        Standing::Begun { attempt, first_attempt, after } => begin(&mut status, before, facts, *attempt, *first_attempt, *after),
+        Standing::Waiting { message, reason } => {
+            status.phase = Some(Phase::Pending);
+            let reason = reason.map_or("Pending", FailureReason::as_str);
+            let message = if message.is_empty() { "the build's pod is being started" } else { message };
+            status.conditions = conditions_in_progress(before, facts, reason, message);
+        }
+        Standing::Running { progress } => {
+            status.phase = Some(Phase::Running);
+            if progress.is_some() {
+                status.progress.clone_from(progress);
+            }
+            status.conditions = conditions_in_progress(before, facts, "Building", "the build runs");
+        }
+        Standing::Finished(result) => finish(&mut status, before, facts, result),
+    }
+    status
+}
+
+fn begin(
+    status: &mut OciBuildStatus,
+    before: &OciBuildStatus,
+    facts: &Facts<'_>,
+    attempt: Attempt,
+    first_attempt: Attempt,
+    after: Option<&BuildFailure>,
+) {
+    *status = OciBuildStatus {
+        observed_generation: Some(facts.wanted.generation),
+        observed_rebuild: facts.wanted.rebuild.clone().or_else(|| before.observed_rebuild.clone()),
+        phase: Some(Phase::Pending),
+        image: facts.reference.as_ref().map(|reference| BuildImage { reference: reference.clone(), ..BuildImage::default() }),
+        start_time: Some(before.start_time.clone().filter(|_| after.is_some()).unwrap_or(MicroTime(facts.now))),
+        attempt: Some(attempt.number()),
+        first_attempt: Some(first_attempt.number()),
+        last_success: before.last_success.clone(),
+        warnings: after.map_or_else(Vec::new, |failure| {
+            let lost = format!("attempt {} was lost: {}: {}", attempt.number() - 1, failure.reason, failure.message);
+            before.warnings.iter().cloned().chain([shortened(&lost, 512)]).take(WARNINGS_LIMIT).collect()
+        }),
+        ..OciBuildStatus::default()
+    };
+    let (reason, message) = match after {
+        Some(failure) => {
+            ("Retrying", format!("attempt {attempt} begins; the one before was lost: {}: {}", failure.reason, failure.message))
+        }
+        None => ("Pending", "the build's pod is being started".to_owned()),
+    };
+    status.conditions = conditions_in_progress(before, facts, reason, &message);
+}
+
+fn finish(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>, result: &BuildResult) {
+    let took = before.start_time.as_ref().map(|start| facts.now.duration_since(start.0));
+    let took = took.and_then(|took| Duration::try_from(took).ok());
+    status.observed_generation = Some(facts.wanted.generation);
+    status.observed_rebuild = facts.wanted.rebuild.clone().or_else(|| before.observed_rebuild.clone());
+    status.completion_time = Some(MicroTime(facts.now));
+    status.duration = took.map(format_duration);
+    status.timings = Some(timings(before, result));
+    if result.progress.is_some() {
+        status.progress.clone_from(&result.progress);
+    }
+    let all_warnings = before.warnings.iter().chain(&result.warnings).map(|warning| shortened(warning, 512));
+    status.warnings = all_warnings.take(WARNINGS_LIMIT).collect();
+    match &result.outcome {
+        Outcome::Succeeded(built) => succeed(status, before, facts, built),
+        Outcome::Failed(failure) => fail(status, before, facts, failure),
+    }
+}
+
+fn succeed(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>, built: &BuiltImage) {
+    let image = BuildImage {
+        reference: facts.reference.clone().unwrap_or_default(),
+        digest: Some(built.digest.to_string()),
+        short_digest: Some(built.digest.short()),
+        config_digest: built.config_digest.as_ref().map(ToString::to_string),
+        size: built.size,
+        media_type: built.media_type.clone(),
+        platforms: built.platforms.clone(),
+        pushed: built.pushed,
+    };
+    let tar = built.tar.as_ref().zip(facts.output_claim).map(|(tar, claim)| BuildTar {
+        location: format!("pvc://{}/{claim}/{}", facts.namespace, tar.path),
+        claim_name: claim.to_owned(),
+        path: tar.path.clone(),
+        size: tar.size,
+        sha256: tar.sha256.clone(),
+        format: tar.format.clone(),
+    });
+    let message = format!("{} was built: {}", image.reference, built.digest);
+    status.phase = Some(Phase::Succeeded);
+    status.failure = None;
+    status.last_success = Some(LastSuccess {
+        generation: facts.wanted.generation,
+        image: image.clone(),
+        tar: tar.clone(),
+        completion_time: Time(facts.now),
+    });
+    status.image = Some(image);
+    status.tar = tar;
+    status.conditions = vec![condition(before, facts, ConditionType::Ready, "True", "Succeeded", &message)];
+}
+
+fn fail(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>, failure: &BuildFailure) {
+    let step = failure.step.as_ref().map(|step| format!(" in step {step}")).unwrap_or_default();
+    let message = shortened(&format!("{}{step}. {}", failure.message, failure.reason.hint()), 1024);
+    let reason = failure.reason.as_str();
+    status.phase = Some(Phase::Failed);
+    status.tar = None;
+    status.failure = Some(Failure {
+        reason: failure.reason,
+        message: shortened(&failure.message, TEXT_LIMIT),
+        step: failure.step.clone(),
+        exit_code: failure.exit_code,
+        log_excerpt: failure.log_excerpt.as_ref().map(|excerpt| shortened(excerpt, TEXT_LIMIT)),
+        hint: failure.reason.hint().to_owned(),
+    });
+    status.conditions = vec![
+        condition(before, facts, ConditionType::Ready, "False", reason, &message),
+        condition(before, facts, ConditionType::Stalled, "True", reason, &message),
+    ];
+}
+
+fn conditions_in_progress(before: &OciBuildStatus, facts: &Facts<'_>, reason: &str, message: &str) -> Vec<Condition> {
+    let message = shortened(message, 1024);
+    vec![
+        condition(before, facts, ConditionType::Ready, "False", reason, &message),
+        condition(before, facts, ConditionType::Reconciling, "True", reason, &message),
+    ]
+}
+
+fn condition(
+    before: &OciBuildStatus,
+    facts: &Facts<'_>,
+    type_: ConditionType,
+    status: &str,
+    reason: &str,
+    message: &str,
+) -> Condition {
+    let same = before.conditions.iter().find(|condition| condition.type_ == type_.as_str() && condition.status == status);
+    Condition {
+        type_: type_.as_str().to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        observed_generation: Some(facts.wanted.generation),
+        last_transition_time: same.map_or(Time(facts.now), |condition| condition.last_transition_time.clone()),
+    }
+}
+
+fn timings(before: &OciBuildStatus, result: &BuildResult) -> Timings {
+    let text = |milliseconds: Option<u64>| milliseconds.map(|milliseconds| format_duration(Duration::from_millis(milliseconds)));
+    // Two clocks: the operator's and the node's. A negative difference is only their skew.
+    let pod_start = result
+        .started_at
+        .zip(before.start_time.as_ref())
+        .and_then(|(started, begun)| u64::try_from(started.saturating_sub(begun.0.as_millisecond())).ok());
+    Timings {
+        pod_start: text(pod_start),
+        daemon: text(result.timings.daemon),
+        source: text(result.timings.source),
+        build: text(result.timings.build),
+        export: text(result.timings.export),
+        push: text(result.timings.push),
+    }
+}
+
+/// At most `limit` bytes of a text, cut between characters.
+fn shortened(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let end = (0..=limit.saturating_sub('…'.len_utf8())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    format!("{}…", &text[..end])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! The two watches, of builds and of their pods, and what of them wakes a reconcile.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use futures::{Stream, StreamExt, TryStreamExt, future::ready};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{Controller, WatchStreamExt, controller, events::Recorder, reflector, watcher},
+};
+
+use super::{
+    NODE_ANNOTATION,
+    metrics::Metrics,
+    reconcile::{Context, error_policy, reconcile},
+};
+use crate::{
+    api::{OciBuild, REBUILD_ANNOTATION},
+    plan::{
+        OperatorConfig,
+        pod::{ISOLATION_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL},
+    },
+};
+
+/// Watches one namespace, or all, and reconciles what is there.
+pub async fn run(client: Client, namespace: Option<String>, config: OperatorConfig, recorder: Recorder, metrics: Arc<Metrics>) {
+    let builds: Api<DeserializeGuard<OciBuild>> = scoped(&client, namespace.as_deref());
+    let pods: Api<Pod> = scoped(&client, namespace.as_deref());
+    let (build_store, build_writer) = reflector::store();
+    let (pod_store, pod_writer) = reflector::store();
+
+    let build_events = watcher(builds, watcher::Config::default())
+        .default_backoff()
+        .modify(|build| {
+            build.managed_fields_mut().clear();
+            build.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
+        })
+        .reflect(build_writer);
+    let pod_events = watcher(pods, watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")))
+        .default_backoff()
+        .modify(slim)
+        .reflect(pod_writer);
+
+    let concurrency = config.concurrency;
+    let context = Arc::new(Context::new(&client, config, pod_store, recorder, metrics));
+    Controller::for_stream(changed(build_events, build_fingerprint), build_store)
+        .owns_stream(changed(pod_events, pod_fingerprint))
+        .with_config(controller::Config::default().concurrency(concurrency))
+        .run(reconcile, error_policy, context)
+        .for_each(|_| ready(()))
+        .await;
+}
+
+fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// Drops from a pod what no decision reads: thousands of pods stay in the cache.
+fn slim(pod: &mut Pod) {
+    pod.metadata.managed_fields = None;
+    let node = pod.spec.take().and_then(|spec| spec.node_name);
+    let isolation = pod.annotations_mut().remove(ISOLATION_ANNOTATION);
+    let kept = [(NODE_ANNOTATION, node), (ISOLATION_ANNOTATION, isolation)];
+    pod.metadata.annotations =
+        Some(kept.into_iter().filter_map(|(key, value)| value.map(|value| (key.to_owned(), value))).collect());
+}
+
+/// The objects of a watch whose fingerprint changed, and those that were deleted.
+fn changed<K>(
+    events: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
+    fingerprint: fn(&K) -> u64,
+) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static
+where
+    K: Resource + Send + 'static,
+{
+    let mut seen: HashMap<String, u64> = HashMap::new();
+    events.try_filter_map(move |event| {
+        ready(Ok(match event {
+            watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
+                let print = fingerprint(&object);
+                let is_new = seen.insert(object.uid().unwrap_or_default(), print) != Some(print);
+                is_new.then_some(object)
+            }
+            watcher::Event::Delete(object) => {
+                seen.remove(&object.uid().unwrap_or_default());
+                Some(object)
+            }
+            watcher::Event::Init | watcher::Event::InitDone => None,
+        }))
+    })
+}
+
+/// What of a build asks for something; its status is written by the controller itself.
+fn build_fingerprint(build: &DeserializeGuard<OciBuild>) -> u64 {
+    let metadata = build.meta();
+    let rebuild = metadata.annotations.as_ref().and_then(|annotations| annotations.get(REBUILD_ANNOTATION));
+    hash(&(metadata.generation, rebuild, metadata.deletion_timestamp.is_some(), build.0.is_ok()))
+}
+
+/// What of a pod [`super::diagnose`] reads.
+fn pod_fingerprint(pod: &Pod) -> u64 {
+    let status = pod.status.clone().unwrap_or_default();
+    let conditions: Vec<_> = status
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|condition| matches!(condition.type_.as_str(), "PodScheduled" | "DisruptionTarget"))
+        .map(|condition| (condition.type_.clone(), condition.status.clone(), condition.reason.clone(), condition.message.clone()))
+        .collect();
+    let containers: Vec<_> = status
+        .init_container_statuses
+        .iter()
+        .flatten()
+        .map(|container| (false, container))
+        .chain(status.container_statuses.iter().flatten().map(|container| (true, container)))
+        .map(|(is_build, container)| {
+            let state = container.state.clone().unwrap_or_default();
+            let waiting = state
+                .waiting
+                .and_then(|waiting| waiting.reason)
+                .filter(|reason| reason != "PodInitializing" && reason != "ContainerCreating");
+            (is_build && state.running.is_some(), is_build && state.terminated.is_some(), waiting)
+        })
+        .collect();
+    hash(&(pod.metadata.deletion_timestamp.is_some(), status.phase.filter(|phase| phase == "Failed"), conditions, containers))
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
