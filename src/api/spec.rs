@@ -127,9 +127,7 @@ pub struct OciBuildSpec {
     #[schemars(range(min = 0, max = 10))]
     pub retries: Option<i32>,
 
-    /// How the build is kept apart from its node: `rootless` runs BuildKit as an ordinary user, `userns` as root of the pod's
-    /// own user namespace, `privileged` as root of the node, `auto` takes `userns` where all nodes report it, else `rootless`.
-    /// Default: the operator's configuration, which also says what is allowed.
+    /// How the build is kept apart from its node. Default: the operator's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<Isolation>,
 
@@ -138,7 +136,9 @@ pub struct OciBuildSpec {
     pub pod: Option<PodSettings>,
 }
 
-/// How a build is kept apart from its node.
+/// How a build is kept apart from its node: `rootless` runs BuildKit as an ordinary user, `userns` as root of the pod's own user
+/// namespace, `privileged` as root of the node; `auto` takes `userns` where all nodes report it, else `rootless`. Default: the
+/// operator's configuration, which also says what is allowed.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
