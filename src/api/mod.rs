@@ -1,8 +1,7 @@
 //! The custom resource: what a user writes (`spec`), what the controller reports (`status`), and the rules by which the API
 //! server itself refuses a bad manifest. Pure: no client, no clock.
 
-use kube::CustomResourceExt;
-
+mod definition;
 mod output;
 mod pod;
 mod reason;
@@ -10,6 +9,7 @@ mod source;
 mod spec;
 mod status;
 
+pub use definition::crd_yaml;
 pub use output::{ClaimTemplate, NoOutput, Output, OutputClaim};
 pub use pod::{PodSettings, Resources};
 pub use reason::FailureReason;
@@ -19,12 +19,6 @@ pub use status::{BuildImage, BuildPod, BuildTar, Failure, LastSuccess, OciBuildS
 
 /// A `Condition` of the Kubernetes API conventions; one list entry a type.
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-
-/// The CustomResourceDefinition as YAML, as it stands in `crds/`.
-pub fn crd_yaml() -> String {
-    let crd = serde_json::to_value(OciBuild::crd()).expect("the definition is made of types that JSON can hold");
-    serde_saphyr::to_string(&crd).expect("what JSON can hold YAML can hold")
-}
 
 /// Asks for another build of an unchanged spec: any text that differs from the last one handled.
 pub const REBUILD_ANNOTATION: &str = "ocibuild.dev/rebuild";

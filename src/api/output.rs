@@ -3,7 +3,7 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::spec::RELATIVE_PATH;
+use super::spec::{OBJECT_NAME, RELATIVE_PATH};
 
 /// Where `image.tar` and the files beside it go: at most one of the fields. With none, a claim is made for the build.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -31,7 +31,7 @@ pub struct Output {
 pub struct OutputClaim {
     /// Name of the PersistentVolumeClaim.
     #[schemars(length(max = 253))]
-    #[x_kube(validation = Rule::new("self.size() > 0").message("output.persistentVolumeClaim.claimName: must not be empty"))]
+    #[x_kube(validation = Rule::new(OBJECT_NAME).message("output.persistentVolumeClaim.claimName: the name of a claim: lower-case letters, digits, '-' and '.'"))]
     pub claim_name: String,
 
     /// Folder of the volume that takes the files; it is made when missing. Default: the name of the OciBuild, so that several

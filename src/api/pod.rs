@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Affinity, Toleration};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// How the build's pod is scheduled and sized. What is left out comes from the operator's configuration.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
@@ -16,6 +16,7 @@ pub struct PodSettings {
 
     /// Labels that a node must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "labels_schema")]
     pub node_selector: BTreeMap<String, String>,
 
     /// Taints that the pod tolerates.
@@ -24,7 +25,6 @@ pub struct PodSettings {
 
     /// Affinity of the pod, as in a Pod's spec.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "affinity_schema")]
     pub affinity: Option<Affinity>,
 
     /// Priority class of the pod.
@@ -44,6 +44,7 @@ pub struct PodSettings {
 
     /// Labels that the pod gets besides the operator's own.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "labels_schema")]
     pub labels: BTreeMap<String, String>,
 
     /// Annotations that the pod gets besides the operator's own.
@@ -56,19 +57,30 @@ pub struct PodSettings {
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
     /// What the scheduler reserves.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "quantities")]
     #[schemars(schema_with = "quantities_schema")]
     pub requests: BTreeMap<String, String>,
 
     /// What the container may use at most.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "quantities")]
     #[schemars(schema_with = "quantities_schema")]
     pub limits: BTreeMap<String, String>,
 }
 
-/// The full schema of an affinity is 30 KiB; the API server checks it when the pod is made.
-fn affinity_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+/// `cpu: 2` and `cpu: "2"` are the same, as in a Pod.
+fn quantities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum NumberOrText {
+        Number(i64),
+        Text(String),
+    }
+    let quantities = BTreeMap::<String, NumberOrText>::deserialize(deserializer)?;
+    let text = |quantity| match quantity {
+        NumberOrText::Number(number) => number.to_string(),
+        NumberOrText::Text(text) => text,
+    };
+    Ok(quantities.into_iter().map(|(name, quantity)| (name, text(quantity))).collect())
 }
 
 fn quantities_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -76,12 +88,25 @@ fn quantities_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         "type": "object",
         "maxProperties": 16,
         "additionalProperties": {
-            "type": "string",
+            "x-kubernetes-int-or-string": true,
             "maxLength": 32,
             "x-kubernetes-validations": [{
-                "rule": "isQuantity(self)",
-                "message": "pod.resources: a Kubernetes quantity in quotes, for example \"2\", \"500m\" or \"4Gi\"",
+                "rule": "isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0'))",
+                "message": "pod.resources: a Kubernetes quantity that is not negative, for example 2, 500m or 4Gi",
             }],
         },
+    })
+}
+
+/// Keys and values as the API server takes them from a pod: refused here, where the user sees it, not when the pod is made.
+fn labels_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 64,
+        "additionalProperties": { "type": "string", "maxLength": 63 },
+        "x-kubernetes-validations": [{
+            "rule": "self.all(key, key.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$') && self[key].matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$'))",
+            "message": "pod: keys and values of labels: letters, digits, '-', '_' and '.', a letter or digit at both ends; a key may have a prefix such as example.com/",
+        }],
     })
 }

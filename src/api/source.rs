@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::spec::RELATIVE_PATH;
+use super::spec::{OBJECT_NAME, RELATIVE_PATH};
 
 /// Where the files of a build come from: exactly one of the fields.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -46,7 +46,7 @@ pub struct Source {
 pub struct SourceClaim {
     /// Name of the PersistentVolumeClaim.
     #[schemars(length(max = 253))]
-    #[x_kube(validation = Rule::new("self.size() > 0").message("source.persistentVolumeClaim.claimName: must not be empty"))]
+    #[x_kube(validation = Rule::new(OBJECT_NAME).message("source.persistentVolumeClaim.claimName: the name of a claim: lower-case letters, digits, '-' and '.'"))]
     pub claim_name: String,
 
     /// Folder of the volume that is the source's root. Default: the volume's root.
@@ -82,6 +82,7 @@ pub struct HttpSource {
     #[schemars(length(max = 2048))]
     #[x_kube(validation = Rule::new("self.matches('^https?://[^/]+/.+')").message("source.http.url: an http or https address of a tar archive"))]
     #[x_kube(validation = Rule::new("!self.matches('^https?://[^/]*@')").message("source.http.url: no user name or password in the address: everyone who can read the OciBuild would see it"))]
+    #[x_kube(validation = Rule::new("!self.matches('\\\\s')").message("source.http.url: no white space"))]
     pub url: String,
 
     /// SHA-256 of the archive, 64 hexadecimal digits. An archive with another checksum is not built.
@@ -96,7 +97,7 @@ pub struct HttpSource {
 pub struct ConfigMapSource {
     /// Name of the ConfigMap.
     #[schemars(length(max = 253))]
-    #[x_kube(validation = Rule::new("self.size() > 0").message("source.configMap.name: must not be empty"))]
+    #[x_kube(validation = Rule::new(OBJECT_NAME).message("source.configMap.name: the name of a ConfigMap: lower-case letters, digits, '-' and '.'"))]
     pub name: String,
 
     /// Which keys become which files, where a file lies in a folder. Default: each key is a file of its name.
@@ -116,6 +117,7 @@ pub struct ConfigMapItem {
     /// Path of the file below the source's root.
     #[schemars(length(max = 1024))]
     #[x_kube(validation = Rule::new(RELATIVE_PATH).message("source.configMap.items: path is relative to the source's root, without '..'"))]
+    #[x_kube(validation = Rule::new("self.size() > 0").message("source.configMap.items: path must not be empty"))]
     pub path: String,
 }
 

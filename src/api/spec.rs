@@ -11,6 +11,9 @@ use super::{OciBuildStatus, Output, PodSettings, Source};
 /// CEL: a path that stays below the root it is relative to. Empty means the root.
 pub(super) const RELATIVE_PATH: &str = "!self.startsWith('/') && !self.split('/').exists(part, part == '..')";
 
+/// CEL: the name of an object (RFC 1123 subdomain).
+pub(super) const OBJECT_NAME: &str = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')";
+
 /// One wanted image. The parameters of the Concourse OCI build task stand under their own names in camelCase, beside what
 /// only Kubernetes has.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -97,14 +100,15 @@ pub struct OciBuildSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     #[x_kube(validation = Rule::new("!self.contains('://')").message("registry: host and path alone, without http:// or https://"))]
+    #[x_kube(validation = Rule::new("self.contains('://') || self.matches('^([^/]*[.:][^/]*|localhost)(/|$)')").message("registry: it must begin with a host that has a '.' or a port, or is localhost; for Docker Hub write docker.io/my-team"))]
     #[x_kube(validation = Rule::new("self.contains('://') || self.matches('^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*)*$')").message("registry: a host, with a port and a lower-case path if need be, such as docker.io/my-team or registry.example.com:5000"))]
     pub registry: Option<String>,
 
     /// Names of Secrets of type `kubernetes.io/dockerconfigjson` in this namespace, for pulling base images and pushing. They
     /// are merged; for one registry the later Secret wins. Only the build's own container sees them. In a Concourse task: DOCKER_CONFIG.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
-    #[x_kube(validation = Rule::new("self.all(name, name.size() > 0 && name.size() <= 253)").message("registrySecrets: names of Secrets, each of 1 to 253 characters"))]
+    #[schemars(length(max = 16), inner(length(max = 253)))]
+    #[x_kube(validation = Rule::new("self.all(name, name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))").message("registrySecrets: names of Secrets: lower-case letters, digits, '-' and '.'"))]
     pub registry_secrets: Vec<String>,
 
     /// Where `image.tar` goes. Default: a claim of the build's own.
@@ -132,7 +136,9 @@ pub struct OciBuildSpec {
     pub pod: Option<PodSettings>,
 }
 
-/// How a build is kept apart from its node.
+/// How a build is kept apart from its node: `rootless` runs BuildKit as an ordinary user, `userns` as root of the pod's own user
+/// namespace, `privileged` as root of the node; `auto` takes `userns` where all nodes report it, else `rootless`. Default: the
+/// operator's configuration, which also says what is allowed.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
