@@ -16,6 +16,8 @@ struct CommandLine {
 enum Command {
     /// The operator: reconciles every OciBuild into a pod and reports what became of it.
     Controller(ocibuild::controller::Arguments),
+    /// Build one image: in the build's pod, or a manifest on this machine.
+    Run(ocibuild::runner::Arguments),
     /// Print the CustomResourceDefinition as YAML.
     Crd,
 }
@@ -27,6 +29,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             write_logs();
             ocibuild::controller::run(arguments).await
         }
+        Command::Run(arguments) => ocibuild::runner::run(arguments).await,
         Command::Crd => {
             print!("{}", ocibuild::api::crd_yaml());
             Ok(ExitCode::SUCCESS)

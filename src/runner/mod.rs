@@ -1,3 +1,114 @@
 //! In the build pod: drives the BuildKit daemon by its socket and reports how the build ended.
+//!
+//! ```text
+//! instructions ─► source ─► locate ─► buildctl ─► output ─► result ─► termination message
+//!                   │ (llb, unpack)      │ stderr ─► progress ─► log, progress_server, diagnose
+//! ```
 
+mod buildctl;
+mod daemon;
+pub mod diagnose;
+mod llb;
+mod local;
+mod locate;
+mod message;
+mod output;
+pub mod progress;
+mod progress_server;
+mod registry_auth;
+mod report;
 pub mod result;
+mod run;
+mod source;
+mod stop;
+mod unpack;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
+
+use self::{
+    buildctl::SharedTracker,
+    result::{BuildFailure, BuildResult, Outcome},
+    run::{Run, Surroundings},
+    stop::Stop,
+};
+use crate::{
+    api::FailureReason,
+    plan::{instructions::Instructions, layout},
+};
+
+/// `ocibuild run`: builds one image, in the pod or on this machine.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    /// In the pod: the file with the instructions, which the operator wrote.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "source", "output"], required_unless_present = "file")]
+    instructions: Option<PathBuf>,
+
+    /// On this machine: the manifest of an OciBuild to build, with the BuildKit at BUILDKIT_HOST or one from PATH.
+    #[arg(short, long, value_name = "MANIFEST")]
+    file: Option<PathBuf>,
+
+    /// Folder that stands for the source; needed for sources that only a cluster has.
+    #[arg(long, value_name = "DIR", requires = "file")]
+    source: Option<PathBuf>,
+
+    /// Folder that takes image.tar.
+    #[arg(long, value_name = "DIR", requires = "file", default_value = ".")]
+    output: PathBuf,
+
+    /// Where the result goes in the pod.
+    #[arg(long, value_name = "FILE", default_value = "/dev/termination-log", hide = true)]
+    message: PathBuf,
+}
+
+/// Builds; the exit code is 0 only if the image is there.
+pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match (arguments.file, arguments.instructions) {
+        (Some(file), _) => local::run(&file, arguments.source, &arguments.output).await,
+        (None, Some(instructions)) => in_pod(&instructions, &arguments.message).await,
+        (None, None) => anyhow::bail!("name a manifest with -f"),
+    }
+}
+
+async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
+    let started_at = now();
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read the instructions {}", file.display()))?;
+    let result = match serde_json::from_str::<Instructions>(&text) {
+        Ok(instructions) => {
+            let surroundings = Surroundings {
+                address: layout::DAEMON_ADDRESS.to_owned(),
+                work: PathBuf::from(layout::WORK_DIRECTORY),
+                credentials: Some(PathBuf::from(layout::MEMORY_DIRECTORY)),
+            };
+            let stop = Stop::new(Duration::from_secs(instructions.timeout_seconds))?;
+            let tracker = SharedTracker::default();
+            tokio::spawn(progress_server::serve(tracker.clone()));
+            let result = Run::new(&instructions, &surroundings, tracker, stop).build(started_at).await;
+            print!("{}", report::report(&result, instructions.output.as_ref().map(|output| output.root.as_path())));
+            result
+        }
+        Err(error) => {
+            let words =
+                format!("the runner does not understand its instructions: {error}; are operator and runner of one version?");
+            BuildResult::failed(BuildFailure::new(FailureReason::Internal, words))
+        }
+    };
+    fs::write(message, message::fit(&result)).with_context(|| format!("cannot write the result to {}", message.display()))?;
+    Ok(exit_code(&result))
+}
+
+fn exit_code(result: &BuildResult) -> ExitCode {
+    if matches!(result.outcome, Outcome::Succeeded(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Milliseconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,82 @@
+//! `ocibuild run -f`: the very same manifest on this machine, without a cluster.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use kube::core::cel::validate_cel;
+
+use super::{
+    buildctl::SharedTracker,
+    daemon::{LocalDaemon, local_folder},
+    exit_code, now, report,
+    run::{Run, Surroundings},
+    stop::Stop,
+};
+use crate::{
+    api::OciBuild,
+    plan::{
+        OperatorConfig,
+        instructions::{Instructions, OutputInstructions, SourceInstructions},
+        validate,
+    },
+};
+
+/// Builds a manifest here.
+pub async fn run(file: &Path, source: Option<PathBuf>, output: &Path) -> anyhow::Result<ExitCode> {
+    let build = read(file)?;
+    let instructions = instructions(&build, source, output)?;
+    let folder = local_folder()?;
+    let built = build_in(&folder, &instructions).await;
+    // State of a daemon is not worth keeping; what cannot be removed lies in the temporary folder.
+    let _ = fs::remove_dir_all(&folder);
+    built
+}
+
+async fn build_in(folder: &Path, instructions: &Instructions) -> anyhow::Result<ExitCode> {
+    let daemon = LocalDaemon::find_or_start(folder)?;
+    let work = folder.join("work");
+    fs::create_dir_all(&work)?;
+    let surroundings = Surroundings { address: daemon.address.clone(), work, credentials: None };
+    let stop = Stop::new(Duration::from_secs(instructions.timeout_seconds))?;
+    let result = Run::new(instructions, &surroundings, SharedTracker::default(), stop).build(now()).await;
+    daemon.stop().await;
+    print!("{}", report::report(&result, instructions.output.as_ref().map(|output| output.root.as_path())));
+    Ok(exit_code(&result))
+}
+
+/// The first OciBuild of a manifest, checked by the rules that the API server would apply.
+fn read(file: &Path) -> anyhow::Result<OciBuild> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let documents: Vec<serde_json::Value> =
+        serde_saphyr::from_multiple(&text).with_context(|| format!("{} is not YAML", file.display()))?;
+    let Some(document) = documents.into_iter().find(|document| document["kind"] == "OciBuild") else {
+        bail!("{} holds no OciBuild", file.display())
+    };
+    let mut build: OciBuild =
+        serde_json::from_value(document).with_context(|| format!("the OciBuild of {} is not valid", file.display()))?;
+    build.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+    validate_cel(&build).map_err(|errors| anyhow::anyhow!("the OciBuild of {} is not valid: {errors}", file.display()))?;
+    Ok(build)
+}
+
+fn instructions(build: &OciBuild, source: Option<PathBuf>, output: &Path) -> anyhow::Result<Instructions> {
+    let mut instructions = validate(build, &OperatorConfig::default())?.instructions;
+    match source {
+        Some(path) => instructions.source = SourceInstructions::Directory { path },
+        None => {
+            if matches!(instructions.source, SourceInstructions::Directory { .. } | SourceInstructions::ConfigMap { .. }) {
+                bail!("the source of this build is in a cluster; name a folder that stands for it with --source");
+            }
+        }
+    }
+    if instructions.output.is_some() {
+        fs::create_dir_all(output).with_context(|| format!("cannot make the output folder {}", output.display()))?;
+        instructions.output = Some(OutputInstructions { root: output.to_owned(), path: String::new() });
+    }
+    Ok(instructions)
+}

@@ -1,0 +1,363 @@
+//! BuildKit's progress, line by line. Pure: a line of `buildctl --progress=rawjson` in, plain log lines as `docker build` prints
+//! them out; beside them what is known so far: steps, times, the step that failed. Memory is bounded whatever comes.
+
+use std::collections::{HashMap, VecDeque};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::api::Progress;
+
+/// Vertices that are kept; a Dockerfile has dozens.
+const VERTICES_LIMIT: usize = 10_000;
+/// Lines of a step's output that are kept for a failure.
+const TAIL_LINES: usize = 10;
+/// Bytes of a line that are kept for a failure, or of a name.
+const TEXT_LIMIT: usize = 512;
+/// Bytes of a line of output that are printed as one.
+const LINE_LIMIT: usize = 64 * 1024;
+/// Lines that are not progress, kept for the diagnosis.
+const REMARKS_LIMIT: usize = 40;
+const WARNINGS_LIMIT: usize = 10;
+
+#[derive(Deserialize)]
+struct Report {
+    #[serde(default)]
+    vertexes: Vec<VertexReport>,
+    #[serde(default)]
+    statuses: Vec<StatusReport>,
+    #[serde(default)]
+    logs: Vec<LogReport>,
+    #[serde(default)]
+    warnings: Vec<WarningReport>,
+}
+
+#[derive(Deserialize)]
+struct VertexReport {
+    digest: String,
+    #[serde(default)]
+    name: String,
+    started: Option<Timestamp>,
+    completed: Option<Timestamp>,
+    #[serde(default)]
+    cached: bool,
+    #[serde(default)]
+    error: String,
+}
+
+#[derive(Deserialize)]
+struct StatusReport {
+    #[serde(default)]
+    id: String,
+    vertex: String,
+    started: Option<Timestamp>,
+    completed: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+struct LogReport {
+    vertex: String,
+    #[serde(default)]
+    data: String,
+    timestamp: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+struct WarningReport {
+    #[serde(default)]
+    short: String,
+}
+
+/// What kind of work a vertex is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A step of the Dockerfile.
+    Step,
+    /// Making layers, writing the tar, pushing.
+    Export,
+    /// BuildKit's own business.
+    Internal,
+}
+
+struct Vertex {
+    number: usize,
+    name: String,
+    kind: Kind,
+    started: Option<Timestamp>,
+    completed: Option<Timestamp>,
+    is_cached: bool,
+    is_announced: bool,
+    is_closed: bool,
+    tail: VecDeque<String>,
+    open_line: Vec<u8>,
+}
+
+/// The step that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedStep {
+    /// Its name, for example `[2/3] RUN make`.
+    pub name: String,
+    /// BuildKit's words.
+    pub error: String,
+    /// The last lines that it printed.
+    pub tail: Vec<String>,
+}
+
+/// Where the time went, in milliseconds by the daemon's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spans {
+    /// The steps of the Dockerfile.
+    pub build: Option<u64>,
+    /// Making the layers and writing the tar.
+    pub export: Option<u64>,
+    /// Pushing.
+    pub push: Option<u64>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Span {
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+}
+
+impl Span {
+    fn cover(&mut self, from: Option<Timestamp>, to: Option<Timestamp>) {
+        self.from = [self.from, from].into_iter().flatten().min();
+        self.to = [self.to, to].into_iter().flatten().max();
+    }
+
+    fn milliseconds(self) -> Option<u64> {
+        let (from, to) = (self.from?, self.to?);
+        u64::try_from(to.duration_since(from).as_millis()).ok()
+    }
+}
+
+/// All that is known of one run of buildctl.
+#[derive(Default)]
+pub struct Tracker {
+    vertices: HashMap<String, Vertex>,
+    order: Vec<String>,
+    failed: Option<FailedStep>,
+    remarks: VecDeque<String>,
+    warnings: Vec<String>,
+    build: Span,
+    export: Span,
+    push: Span,
+}
+
+impl Tracker {
+    /// Takes a line of buildctl's stderr; what is to be printed comes back.
+    pub fn line(&mut self, line: &[u8]) -> Vec<String> {
+        let Ok(report) = serde_json::from_slice::<Report>(line) else { return self.remark(line) };
+        let mut printed = Vec::new();
+        for vertex in report.vertexes {
+            self.vertex(vertex, &mut printed);
+        }
+        for status in &report.statuses {
+            if status.id.starts_with("pushing ") && self.vertices.contains_key(&status.vertex) {
+                self.push.cover(status.started, status.completed);
+            }
+        }
+        for log in report.logs {
+            self.log(&log, &mut printed);
+        }
+        for warning in report.warnings {
+            let text = STANDARD.decode(warning.short).unwrap_or_default();
+            let text = readable(&String::from_utf8_lossy(&text), TEXT_LIMIT);
+            if self.warnings.len() < WARNINGS_LIMIT && !self.warnings.contains(&text) {
+                printed.push(format!("WARNING: {text}"));
+                self.warnings.push(text);
+            }
+        }
+        printed
+    }
+
+    /// How far the build is.
+    pub fn progress(&self) -> Progress {
+        let steps = || self.in_order().filter(|vertex| vertex.kind == Kind::Step);
+        let count =
+            |filter: fn(&Vertex) -> bool| i32::try_from(steps().filter(|vertex| filter(vertex)).count()).unwrap_or(i32::MAX);
+        let total = count(|_| true);
+        let done = count(|vertex| vertex.completed.is_some());
+        let running = |kind| {
+            let open = self
+                .in_order()
+                .filter(move |vertex| vertex.kind == kind && vertex.started.is_some() && vertex.completed.is_none());
+            open.max_by_key(|vertex| vertex.started)
+        };
+        Progress {
+            total,
+            done,
+            cached: count(|vertex| vertex.is_cached && vertex.completed.is_some()),
+            current: running(Kind::Step).or_else(|| running(Kind::Export)).map(|vertex| vertex.name.clone()),
+            summary: format!("{done}/{total}"),
+        }
+    }
+
+    /// The step that failed first, if one did.
+    pub fn failed(&self) -> Option<&FailedStep> {
+        self.failed.as_ref()
+    }
+
+    /// The last lines that were no progress: the daemon's messages, the excerpt of the Dockerfile, the final `error: …`.
+    pub fn remarks(&self) -> impl Iterator<Item = &str> {
+        self.remarks.iter().map(String::as_str)
+    }
+
+    /// BuildKit's warnings.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Where the time went.
+    pub fn spans(&self) -> Spans {
+        let push = self.push.milliseconds();
+        Spans {
+            build: self.build.milliseconds(),
+            export: self.export.milliseconds().map(|export| export.saturating_sub(push.unwrap_or(0))),
+            push,
+        }
+    }
+
+    fn in_order(&self) -> impl Iterator<Item = &Vertex> {
+        self.order.iter().filter_map(|digest| self.vertices.get(digest))
+    }
+
+    fn remark(&mut self, line: &[u8]) -> Vec<String> {
+        let text = readable(String::from_utf8_lossy(line).trim_end(), 8 * TEXT_LIMIT);
+        if text.is_empty() {
+            return Vec::new();
+        }
+        if self.remarks.len() == REMARKS_LIMIT {
+            self.remarks.pop_front();
+        }
+        self.remarks.push_back(text.clone());
+        vec![text]
+    }
+
+    fn vertex(&mut self, report: VertexReport, printed: &mut Vec<String>) {
+        if !self.vertices.contains_key(&report.digest) {
+            if self.vertices.len() == VERTICES_LIMIT {
+                return;
+            }
+            let kind = kind(&report.name);
+            let vertex = Vertex {
+                number: self.order.len() + 1,
+                name: readable(&report.name, TEXT_LIMIT),
+                kind,
+                started: None,
+                completed: None,
+                is_cached: false,
+                is_announced: false,
+                is_closed: false,
+                tail: VecDeque::new(),
+                open_line: Vec::new(),
+            };
+            self.order.push(report.digest.clone());
+            self.vertices.insert(report.digest.clone(), vertex);
+        }
+        let Some(vertex) = self.vertices.get_mut(&report.digest) else { return };
+        // A vertex can start again; then it is open until it completes again.
+        vertex.started = report.started.or(vertex.started);
+        vertex.completed = report.completed;
+        vertex.is_cached |= report.cached;
+        vertex.is_closed &= report.completed.is_some();
+        match vertex.kind {
+            Kind::Step => self.build.cover(report.started, report.completed),
+            Kind::Export => self.export.cover(report.started, report.completed),
+            Kind::Internal => {}
+        }
+        if report.started.is_none() && report.completed.is_none() {
+            return;
+        }
+        announce(vertex, printed);
+        let Some(completed) = report.completed.filter(|_| !vertex.is_closed) else { return };
+        vertex.is_closed = true;
+        if !vertex.open_line.is_empty() {
+            close_line(vertex, Some(completed), printed);
+        }
+        let number = vertex.number;
+        if !report.error.is_empty() {
+            printed.push(format!("#{number} ERROR: {}", readable(&report.error, 4 * TEXT_LIMIT)));
+            let is_collateral = report.error.ends_with("context canceled");
+            if self.failed.is_none() && !is_collateral {
+                self.failed = Some(FailedStep {
+                    name: vertex.name.clone(),
+                    error: readable(&report.error, 4 * TEXT_LIMIT),
+                    tail: vertex.tail.iter().cloned().collect(),
+                });
+            }
+        } else if report.cached {
+            printed.push(format!("#{number} CACHED"));
+        } else {
+            let took = vertex.started.map_or(0.0, |started| completed.duration_since(started).as_secs_f64());
+            printed.push(format!("#{number} DONE {took:.1}s"));
+        }
+    }
+
+    fn log(&mut self, report: &LogReport, printed: &mut Vec<String>) {
+        let Some(vertex) = self.vertices.get_mut(&report.vertex) else { return };
+        let Ok(data) = STANDARD.decode(&report.data) else { return };
+        announce(vertex, printed);
+        let mut rest = data.as_slice();
+        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+            let room = LINE_LIMIT.saturating_sub(vertex.open_line.len());
+            vertex.open_line.extend_from_slice(&rest[..end.min(room)]);
+            close_line(vertex, report.timestamp, printed);
+            rest = &rest[end + 1..];
+        }
+        let room = LINE_LIMIT.saturating_sub(vertex.open_line.len());
+        vertex.open_line.extend_from_slice(&rest[..rest.len().min(room)]);
+    }
+}
+
+fn kind(name: &str) -> Kind {
+    if name.starts_with("exporting ") || name.starts_with("pushing ") {
+        Kind::Export
+    } else if name.starts_with('[') && !name.starts_with("[internal]") && !name.starts_with("[auth]") {
+        Kind::Step
+    } else {
+        Kind::Internal
+    }
+}
+
+fn announce(vertex: &mut Vertex, printed: &mut Vec<String>) {
+    if !vertex.is_announced {
+        vertex.is_announced = true;
+        printed.push(format!("#{} {}", vertex.number, vertex.name));
+    }
+}
+
+fn close_line(vertex: &mut Vertex, at: Option<Timestamp>, printed: &mut Vec<String>) {
+    let bytes = std::mem::take(&mut vertex.open_line);
+    let text = String::from_utf8_lossy(&bytes);
+    // A progress bar overwrites its line; only its last state is worth keeping.
+    let last = text.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
+    let line = readable(last, LINE_LIMIT);
+    let since = at.zip(vertex.started).map_or(0.0, |(at, started)| at.duration_since(started).as_secs_f64());
+    printed.push(format!("#{} {since:.3} {line}", vertex.number));
+    if vertex.tail.len() == TAIL_LINES {
+        vertex.tail.pop_front();
+    }
+    vertex.tail.push_back(readable(&line, TEXT_LIMIT));
+}
+
+/// A text of a bounded length without control characters but tabs: it ends in terminals, events and JSON.
+fn readable(text: &str, limit: usize) -> String {
+    let mut readable = String::new();
+    for character in text.chars() {
+        if readable.len() + character.len_utf8() > limit {
+            break;
+        }
+        if character == '\n' {
+            readable.push(' ');
+        } else if character == '\t' || !character.is_control() {
+            readable.push(character);
+        }
+    }
+    readable
+}
+
+#[cfg(test)]
+mod tests;

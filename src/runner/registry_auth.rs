@@ -1,0 +1,111 @@
+//! Merges the registry credentials of the mounted Secrets into the one file that buildctl reads. Nothing of their content is
+//! ever printed.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use serde_json::{Map, Value};
+
+use super::result::BuildFailure;
+use crate::{api::FailureReason, plan::instructions::MountedSecret};
+
+/// A Secret may be 1 MiB large.
+const SIZE_LIMIT: u64 = 1 << 20;
+const KEY: &str = ".dockerconfigjson";
+
+/// Writes `config.json` with the credentials of all Secrets to a folder; for one registry the later Secret wins.
+pub fn write_docker_config(secrets: &[MountedSecret], folder: &Path) -> Result<(), BuildFailure> {
+    let mut merged = Map::new();
+    for secret in secrets {
+        for (registry, credentials) in read(secret)? {
+            merged.insert(registry, credentials);
+        }
+    }
+    let file = serde_json::json!({ "auths": merged }).to_string();
+    let write = || -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(folder.join("config.json"))?
+            .write_all(file.as_bytes())
+    };
+    write().map_err(|error| {
+        BuildFailure::new(FailureReason::Internal, format!("the registry credentials could not be written: {error}"))
+    })
+}
+
+fn read(secret: &MountedSecret) -> Result<Map<String, Value>, BuildFailure> {
+    let missing =
+        |what: &str| BuildFailure::new(FailureReason::SecretMissing, format!("registrySecrets: Secret {:?} {what}", secret.name));
+    let path = secret.path.join(KEY);
+    let is_large = fs::metadata(&path)
+        .map_err(|_| {
+            let is_mounted = fs::read_dir(&secret.path).is_ok_and(|mut entries| entries.next().is_some());
+            missing(if is_mounted {
+                "has no key .dockerconfigjson; its type must be kubernetes.io/dockerconfigjson"
+            } else {
+                "does not exist"
+            })
+        })?
+        .len()
+        > SIZE_LIMIT;
+    let text = if is_large { None } else { fs::read_to_string(&path).ok() };
+    let parsed = text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let auths = parsed.as_ref().and_then(|config| config.get("auths")).and_then(Value::as_object);
+    auths.cloned().ok_or_else(|| missing("holds no JSON with \"auths\" in .dockerconfigjson"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+    use serde_json::{Value, json};
+
+    use super::{FailureReason, MountedSecret, write_docker_config};
+
+    fn secret(root: &Path, name: &str, content: Option<&str>) -> MountedSecret {
+        let path = root.join(name);
+        fs::create_dir_all(&path).unwrap();
+        if let Some(content) = content {
+            fs::write(path.join(".dockerconfigjson"), content).unwrap();
+        }
+        MountedSecret { name: name.to_owned(), path }
+    }
+
+    #[test]
+    fn the_later_secret_wins_for_a_registry_and_the_file_is_private() {
+        let root = tempfile::tempdir().unwrap();
+        let first = secret(root.path(), "first", Some(r#"{"auths":{"a":{"auth":"1"},"b":{"auth":"1"}},"credsStore":"desktop"}"#));
+        let second = secret(root.path(), "second", Some(r#"{"auths":{"b":{"auth":"2"}}}"#));
+        let folder = root.path().join("merged");
+        write_docker_config(&[first, second], &folder).unwrap();
+        let file = folder.join("config.json");
+        let merged: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        assert_eq!(merged, json!({ "auths": { "a": { "auth": "1" }, "b": { "auth": "2" } } }));
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_missing_or_unreadable_secret_is_named_without_its_content() {
+        let root = tempfile::tempdir().unwrap();
+        let other = secret(root.path(), "other", None);
+        fs::write(root.path().join("other/password"), "hunter2").unwrap();
+        for (secret, words) in [
+            (secret(root.path(), "none", None), "Secret \"none\" does not exist"),
+            (other, "Secret \"other\" has no key .dockerconfigjson"),
+            (secret(root.path(), "bad", Some("hunter2")), "Secret \"bad\" holds no JSON"),
+            (secret(root.path(), "odd", Some(r#"{"auths":"hunter2"}"#)), "Secret \"odd\" holds no JSON"),
+        ] {
+            let failure = write_docker_config(&[secret], &root.path().join("merged")).unwrap_err();
+            assert_eq!(failure.reason, FailureReason::SecretMissing);
+            assert!(failure.message.contains(words) && !failure.message.contains("hunter2"), "{}", failure.message);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Brings the source into a folder.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    buildctl::{Buildctl, Sink, fetch_arguments},
+    diagnose::{Activity, Evidence, diagnose},
+    llb,
+    result::BuildFailure,
+    stop::Stop,
+    unpack::unpack,
+};
+use crate::{
+    api::FailureReason,
+    plan::instructions::{Instructions, SourceInstructions},
+};
+
+const ARCHIVE: &str = "archive";
+
+/// The source's root, once its files are there.
+pub async fn prepare(
+    instructions: &Instructions,
+    buildctl: &Buildctl,
+    work: &Path,
+    stop: &mut Stop,
+) -> Result<PathBuf, BuildFailure> {
+    let root = work.join("source");
+    match &instructions.source {
+        SourceInstructions::Directory { path } => Ok(path.clone()),
+        SourceInstructions::Files { files } => {
+            write_files(&root, files.iter()).map_err(|error| {
+                BuildFailure::new(FailureReason::SourceInvalid, format!("source.files cannot be written: {error}"))
+            })?;
+            Ok(root)
+        }
+        SourceInstructions::ConfigMap { name, path, expected } => {
+            copy_config_map(path, &root, name, expected)?;
+            Ok(root)
+        }
+        SourceInstructions::Git { url, revision } => {
+            fetch(llb::git(url, revision.as_deref()), &root, buildctl, stop).await.map_err(|failure| about(url, failure))?;
+            Ok(root)
+        }
+        SourceInstructions::Http { url, sha256 } => {
+            let folder = work.join("download");
+            let shown = url.split(['?', '#']).next().unwrap_or_default();
+            fetch(llb::http(url, sha256, ARCHIVE), &folder, buildctl, stop).await.map_err(|failure| about(shown, failure))?;
+            let unpacked = root.clone();
+            let unpacking = tokio::task::spawn_blocking(move || -> io::Result<()> {
+                fs::create_dir_all(&unpacked)?;
+                unpack(&folder.join(ARCHIVE), &unpacked)?;
+                fs::remove_file(folder.join(ARCHIVE))
+            });
+            unpacking.await.map_err(io::Error::other).flatten().map_err(|error| {
+                BuildFailure::new(FailureReason::SourceInvalid, format!("{shown} cannot be unpacked: {error}"))
+            })?;
+            Ok(root)
+        }
+    }
+}
+
+/// A failure names the source, without what may be secret in its address.
+fn about(address: &str, failure: BuildFailure) -> BuildFailure {
+    BuildFailure { message: format!("{address}: {}", failure.message), step: None, ..failure }
+}
+
+/// Nothing is expected on the standard output.
+struct Nothing;
+
+impl Sink for Nothing {
+    fn take(&mut self, _: fs::File) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn fetch(definition: Vec<u8>, folder: &Path, buildctl: &Buildctl, stop: &mut Stop) -> Result<(), BuildFailure> {
+    let internal = |error: io::Error| BuildFailure::new(FailureReason::Internal, error.to_string());
+    fs::create_dir_all(folder).map_err(internal)?;
+    let (status, _) = buildctl.run::<Nothing>(&fetch_arguments(folder), Some(definition), None, stop).await.map_err(internal)?;
+    let outcome = if status.success() {
+        Ok(())
+    } else {
+        Err(buildctl.tracker.with(|tracker| {
+            let remarks: Vec<&str> = tracker.remarks().collect();
+            diagnose(&Evidence { step: tracker.failed(), remarks: &remarks, activity: Activity::FetchSource })
+        }))
+    };
+    // What follows is the build; the fetch is no step of it.
+    buildctl.tracker.reset();
+    outcome
+}
+
+fn write_files<'a>(root: &Path, files: impl Iterator<Item = (&'a String, &'a String)>) -> io::Result<()> {
+    fs::create_dir_all(root)?;
+    for (path, content) in files {
+        let file = root.join(path);
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(file, content)?;
+    }
+    Ok(())
+}
+
+/// The kubelet mounts a ConfigMap as links into `..data`; a context of links would be an image of links.
+fn copy_config_map(mount: &Path, root: &Path, name: &str, expected: &[String]) -> Result<(), BuildFailure> {
+    let missing = |what: String| BuildFailure::new(FailureReason::ConfigMapMissing, what);
+    copy_folder(mount, root).map_err(|error| missing(format!("ConfigMap {name:?} cannot be read: {error}")))?;
+    if fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none()) {
+        return Err(missing(format!("source.configMap: ConfigMap {name:?} does not exist or is empty")));
+    }
+    match expected.iter().find(|path| !root.join(path).is_file()) {
+        Some(path) => Err(missing(format!("source.configMap: ConfigMap {name:?} lacks the key of {path:?}"))),
+        None => Ok(()),
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(b"..") {
+            continue;
+        }
+        let target = to.join(entry.file_name());
+        if fs::metadata(entry.path())?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::{FailureReason, copy_config_map};
+
+    #[test]
+    fn a_mounted_config_map_becomes_plain_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = folder.path().join("mount");
+        fs::create_dir_all(mount.join("..2026/src")).unwrap();
+        fs::write(mount.join("..2026/Dockerfile"), "FROM scratch").unwrap();
+        fs::write(mount.join("..2026/src/main.c"), "int main;").unwrap();
+        symlink("..2026", mount.join("..data")).unwrap();
+        symlink("..data/Dockerfile", mount.join("Dockerfile")).unwrap();
+        symlink("..data/src", mount.join("src")).unwrap();
+        let root = folder.path().join("source");
+        copy_config_map(&mount, &root, "map", &["src/main.c".to_owned()]).unwrap();
+        assert!(fs::symlink_metadata(root.join("Dockerfile")).unwrap().is_file());
+        assert_eq!(fs::read_to_string(root.join("src/main.c")).unwrap(), "int main;");
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_missing_config_map_or_key_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("mount")).unwrap();
+        let missing = copy_config_map(&folder.path().join("mount"), &folder.path().join("a"), "map", &[]).unwrap_err();
+        assert_eq!(missing.reason, FailureReason::ConfigMapMissing);
+        assert_eq!(missing.message, "source.configMap: ConfigMap \"map\" does not exist or is empty");
+    }
+}

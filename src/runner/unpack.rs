@@ -1,0 +1,165 @@
+//! Unpacks a source's archive. The archive is a tenant's: nothing is written outside the root, links are not followed while
+//! unpacking, devices are refused, and sizes are bounded.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use tar::EntryType;
+
+/// Most that an archive may unpack to. The volume's own limit is usually lower.
+const BYTES_LIMIT: u64 = 64 << 30;
+const ENTRIES_LIMIT: u64 = 5_000_000;
+
+/// Unpacks a tar, plain or compressed by gzip or zstd, recognised by its first bytes.
+pub fn unpack(archive: &Path, root: &Path) -> io::Result<()> {
+    let mut file = File::open(archive)?;
+    let mut magic = [0; 4];
+    let length = read_up_to(&mut file, &mut magic)?;
+    file.seek(SeekFrom::Start(0))?;
+    let file = BufReader::with_capacity(1 << 18, file);
+    match &magic[..length] {
+        [0x1f, 0x8b, ..] => entries(flate2::read::MultiGzDecoder::new(file), root),
+        [0x28, 0xb5, 0x2f, 0xfd] => entries(zstd::Decoder::with_buffer(file)?, root),
+        _ => entries(file, root),
+    }
+}
+
+fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match file.read(&mut buffer[length..])? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    Ok(length)
+}
+
+fn entries(reader: impl Read, root: &Path) -> io::Result<()> {
+    let mut archive = tar::Archive::new(reader.take(BYTES_LIMIT));
+    archive.set_preserve_permissions(true);
+    archive.set_preserve_mtime(true);
+    archive.set_overwrite(true);
+    let mut count = 0;
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        count += 1;
+        if count > ENTRIES_LIMIT {
+            return Err(io::Error::other(format!("the archive has more than {ENTRIES_LIMIT} entries")));
+        }
+        let path = entry.path()?.into_owned();
+        match entry.header().entry_type() {
+            EntryType::Regular
+            | EntryType::Continuous
+            | EntryType::GNUSparse
+            | EntryType::Directory
+            | EntryType::Symlink
+            | EntryType::Link => {}
+            EntryType::XGlobalHeader => continue,
+            other => return Err(io::Error::other(format!("{} is a {other:?}, which a source may not hold", path.display()))),
+        }
+        // The tar crate refuses what would be written through '..' or a link that leads out of the root.
+        if !entry.unpack_in(root)? {
+            return Err(io::Error::other(format!("{} leads out of the archive's root", path.display())));
+        }
+    }
+    if count == 0 {
+        return Err(io::Error::other("it is not a tar archive, or an empty one"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write};
+
+    use proptest::prelude::*;
+
+    use super::{EntryType, unpack};
+
+    fn header(path: &str, kind: EntryType, size: usize) -> tar::Header {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(size as u64);
+        header.set_mode(0o755);
+        // The crate's own setter refuses the paths that these tests are about.
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        header
+    }
+
+    fn archive(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, kind, content) in entries {
+            let is_link = matches!(kind, EntryType::Symlink | EntryType::Link);
+            let body = if is_link { "" } else { content };
+            let mut header = header(path, *kind, body.len());
+            if is_link {
+                header.as_old_mut().linkname[..content.len()].copy_from_slice(content.as_bytes());
+            }
+            header.set_cksum();
+            builder.append(&header, body.as_bytes()).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn unpacked(bytes: &[u8]) -> (tempfile::TempDir, std::io::Result<()>) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("root")).unwrap();
+        fs::write(folder.path().join("archive"), bytes).unwrap();
+        let result = unpack(&folder.path().join("archive"), &folder.path().join("root"));
+        (folder, result)
+    }
+
+    #[test]
+    fn plain_gzip_and_zstd_archives_keep_modes_and_links() {
+        let plain = archive(&[
+            ("app", EntryType::Directory, ""),
+            ("app/run.sh", EntryType::Regular, "#!/bin/sh"),
+            ("app/link", EntryType::Symlink, "run.sh"),
+        ]);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&plain).unwrap();
+        for bytes in [plain.clone(), gzip.finish().unwrap(), zstd::encode_all(plain.as_slice(), 1).unwrap()] {
+            let (folder, result) = unpacked(&bytes);
+            result.unwrap();
+            let app = folder.path().join("root/app");
+            assert_eq!(fs::read_to_string(app.join("link")).unwrap(), "#!/bin/sh");
+            assert_eq!(fs::read_link(app.join("link")).unwrap().to_str(), Some("run.sh"));
+        }
+    }
+
+    #[test]
+    fn archives_that_lead_out_of_their_root_or_hold_devices_are_refused() {
+        for entries in [
+            vec![("../escaped", EntryType::Regular, "x")],
+            vec![("a/../../escaped", EntryType::Regular, "x")],
+            vec![("link", EntryType::Symlink, ".."), ("link/escaped", EntryType::Regular, "x")],
+            vec![("link", EntryType::Symlink, "/tmp"), ("link/escaped-by-ocibuild", EntryType::Regular, "x")],
+            vec![("hard", EntryType::Link, "../archive"), ("hard", EntryType::Regular, "x")],
+            vec![("device", EntryType::Char, "")],
+            vec![("pipe", EntryType::Fifo, "")],
+        ] {
+            let (folder, result) = unpacked(&archive(&entries));
+            assert!(result.is_err(), "{entries:?}");
+            assert!(!folder.path().join("escaped").exists() && !std::path::Path::new("/tmp/escaped-by-ocibuild").exists());
+        }
+    }
+
+    #[test]
+    fn what_is_no_archive_is_refused() {
+        for bytes in [&b""[..], b"hello", b"\x1f\x8bnonsense", b"\x28\xb5\x2f\xfdnonsense", b"<html>not found</html>"] {
+            assert!(unpacked(bytes).1.is_err(), "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_archive_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..2048), prefix in 0..3usize) {
+            let magic: &[u8] = [&b""[..], b"\x1f\x8b", b"\x28\xb5\x2f\xfd"][prefix];
+            let _ = unpacked(&[magic, &bytes].concat());
+        }
+    }
+}
