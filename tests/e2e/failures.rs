@@ -1,0 +1,119 @@
+//! Builds that fail: each with its own reason, the step, its exit code and its last lines.
+
+use crate::cluster::Namespace;
+
+fn build(name: &str, dockerfile: &str, more: &str) -> String {
+    format!(
+        "
+apiVersion: ocibuild.dev/v1alpha1
+kind: OciBuild
+metadata: {{ name: {name} }}
+spec:
+  source: {{ files: {{ Dockerfile: \"{dockerfile}\" }} }}
+  context: .
+  imageName: {name}
+  {more}
+"
+    )
+}
+
+#[test]
+fn a_failing_step_is_named_with_its_exit_code_and_its_last_lines() {
+    let namespace = Namespace::new("step");
+    let dockerfile = "FROM busybox:1.37\\nRUN echo all is well\\nRUN echo the last words; exit 42\\n";
+    namespace.apply(&build("broken", dockerfile, ""));
+    let status = namespace.failed("broken", "StepFailed");
+    let failure = &status["failure"];
+    assert_eq!(failure["exitCode"], 42);
+    assert!(failure["step"].as_str().unwrap().contains("RUN echo the last words; exit 42"), "{failure}");
+    assert!(failure["logExcerpt"].as_str().unwrap().contains("the last words"), "{failure}");
+    assert!(!failure["hint"].as_str().unwrap().is_empty());
+
+    let stalled = namespace.kubectl(&["wait", "--for=condition=Stalled", "ocib/broken", "--timeout=5s"]);
+    assert!(stalled.is_success, "kstatus sees the failure: {}", stalled.stderr);
+    namespace.kubectl(&["wait", "--for=jsonpath={.reason}=StepFailed", "events", "--all", "--timeout=1s"]);
+    let described = namespace.kubectl(&["describe", "ocib", "broken"]).ok();
+    for part in ["StepFailed", "exit 42", "the last words", "Exit Code:  42"] {
+        assert!(described.contains(part), "describe tells the story: {part} is not in\n{described}");
+    }
+    namespace.pod_on_claim("reader", "broken-output");
+    assert_eq!(namespace.shell("reader", "ls -A /claim | grep -v lost+found || true"), "", "no partial tar is left");
+    let printed = namespace.kubectl(&["logs", "broken-g1-a1", "-c", "build"]).ok();
+    assert!(printed.contains("RUN echo all is well") && printed.contains("the last words"), "{printed}");
+}
+
+#[test]
+fn what_is_missing_has_a_name() {
+    let namespace = Namespace::new("missing");
+    namespace.apply(&build("no-dockerfile", "FROM scratch", "dockerfile: build/Containerfile"));
+    namespace.apply(&build("no-context", "FROM scratch", "").replace("context: .", "context: source-code"));
+    namespace.apply(&build("no-base", "FROM registry.registry.svc.cluster.local:5000/no/such:image", ""));
+    namespace.apply(&build("no-file", "FROM scratch\\nCOPY not-there /", ""));
+    namespace.apply(&build("no-host", "FROM no-such-host.invalid/x", ""));
+    namespace.apply(&build("no-stage", "FROM scratch", "target: final"));
+    namespace.apply(&build("no-syntax", "FROM scratch\\nRUNN true", ""));
+    let dockerfile = namespace.failed("no-dockerfile", "DockerfileMissing");
+    let message = dockerfile["failure"]["message"].as_str().unwrap();
+    assert!(message.contains("build/Containerfile"), "{message}");
+    let context = namespace.failed("no-context", "ContextMissing");
+    let message = context["failure"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("source-code") && message.contains("Dockerfile"),
+        "names what is asked for and what is there: {message}"
+    );
+    namespace.failed("no-base", "BaseImageNotFound");
+    namespace.failed("no-file", "FileNotFound");
+    namespace.failed("no-host", "NameResolution");
+    namespace.failed("no-stage", "DockerfileInvalid");
+    let syntax = namespace.failed("no-syntax", "DockerfileInvalid");
+    assert!(syntax["failure"]["message"].as_str().unwrap().contains("RUNN"), "{syntax}");
+}
+
+#[test]
+fn a_missing_claim_is_waited_for_and_then_named() {
+    let namespace = Namespace::new("no-claim");
+    namespace.apply(&build("homeless", "FROM scratch", "output: { persistentVolumeClaim: { claimName: no-such-claim } }"));
+    let status = namespace.failed("homeless", "ClaimMissing");
+    assert!(status["failure"]["message"].as_str().unwrap().contains("no-such-claim"), "{status}");
+    namespace.kubectl(&["wait", "--for=delete", "pod/homeless-g1-a1", "--timeout=60s"]).ok();
+}
+
+#[test]
+fn a_claim_that_comes_late_is_in_time() {
+    let namespace = Namespace::new("late-claim");
+    namespace.apply(&build("patient", "FROM busybox:1.37\\nRUN true", "output: { persistentVolumeClaim: { claimName: late } }"));
+    namespace
+        .kubectl(&["wait", "--for=jsonpath={.status.conditions[0].reason}=ClaimMissing", "ocib/patient", "--timeout=60s"])
+        .ok();
+    namespace.apply(
+        "
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: { name: late }
+spec: { accessModes: [ReadWriteOnce], resources: { requests: { storage: 100Mi } } }
+",
+    );
+    let status = namespace.succeeded("patient");
+    assert_eq!(status["tar"]["path"], "patient/image.tar");
+}
+
+#[test]
+fn a_build_that_takes_too_long_is_stopped_and_says_in_which_step() {
+    let namespace = Namespace::new("timeout");
+    namespace.apply(&build("slow", "FROM busybox:1.37\\nRUN sleep 600", "timeout: 5s"));
+    let status = namespace.failed("slow", "Timeout");
+    assert!(status["failure"]["message"].as_str().unwrap().contains("sleep 600"), "{status}");
+}
+
+#[test]
+fn progress_shows_while_a_build_runs() {
+    let namespace = Namespace::new("progress");
+    namespace.apply(&build("steps", "FROM busybox:1.37\\nRUN sleep 1\\nRUN sleep 8\\nRUN sleep 1", ""));
+    let shown = namespace.kubectl(&["wait", "--for=jsonpath={.status.progress.current}", "ocib/steps", "--timeout=60s"]);
+    assert!(shown.is_success, "{}\n{}", shown.stderr, namespace.story("steps"));
+    let status = namespace.get("ocib/steps")["status"].clone();
+    assert_eq!(status["phase"], "Running");
+    assert!(status["progress"]["current"].as_str().unwrap().contains("sleep"), "{status}");
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.progress.done}=2", "ocib/steps", "--timeout=60s"]).ok();
+    assert_eq!(namespace.succeeded("steps")["progress"]["summary"], "4/4");
+}

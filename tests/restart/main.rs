@@ -1,0 +1,120 @@
+//! The operator is killed, at every moment of a build. Each test scales the operator of the cluster to zero and runs the same
+//! binary here, with the chart's own service account and configuration, where it can be killed for real. They run one at a
+//! time, after the other tests: `dev/test` sees to that.
+
+#[path = "../e2e/cluster.rs"]
+#[allow(dead_code, reason = "the end-to-end tests use the rest")]
+mod cluster;
+mod operator;
+
+use std::time::{Duration, Instant};
+
+use cluster::Namespace;
+use operator::Deployed;
+
+fn build(name: &str, seconds: u32) -> String {
+    format!(
+        "
+apiVersion: ocibuild.dev/v1alpha1
+kind: OciBuild
+metadata: {{ name: {name} }}
+spec:
+  source: {{ files: {{ Dockerfile: \"FROM busybox:1.37\\nRUN sleep {seconds}\\n\" }} }}
+  context: .
+  imageName: {name}
+"
+    )
+}
+
+/// Built once, in one attempt, by one pod.
+fn built_once(namespace: &Namespace, name: &str) {
+    let status = namespace.succeeded(name);
+    assert_eq!(status["attempt"], 1, "{name}: {status}");
+    assert_eq!(namespace.pods_of(name), [format!("{name}-g1-a1")]);
+    let field = format!("involvedObject.name={name}-g1-a1,reason=Scheduled");
+    let scheduled = namespace.kubectl(&["get", "events", "--field-selector", &field, "-o", "name"]).ok();
+    assert_eq!(scheduled.lines().count(), 1, "one pod of that name was ever made: {scheduled}");
+    let uid = namespace.get(&format!("pod/{name}-g1-a1"))["metadata"]["uid"].clone();
+    assert_eq!(status["pod"]["uid"], uid);
+}
+
+#[test]
+fn an_operator_that_is_killed_at_any_moment_builds_each_generation_once() {
+    let deployed = Deployed::scaled_to_zero();
+    let namespace = Namespace::new("kill");
+
+    // Before it has seen anything.
+    namespace.apply(&build("before", 0));
+    // Between writing the attempt down and making its pod.
+    namespace.apply(&build("between", 0));
+    let status = r#"{"status":{"observedGeneration":1,"phase":"Pending","attempt":1,"firstAttempt":1,"startTime":"2026-01-01T00:00:00.000000Z"}}"#;
+    namespace.kubectl(&["patch", "ocib", "between", "--subresource=status", "--type=merge", "-p", status]).ok();
+    let operator = deployed.start("one");
+    for name in ["before", "between"] {
+        built_once(&namespace, name);
+    }
+
+    // While the build runs; it ends while nobody watches.
+    namespace.apply(&build("running", 3));
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/running", "--timeout=60s"]).ok();
+    operator.kill();
+    let ended = "--for=jsonpath={.status.containerStatuses[0].state.terminated.exitCode}=0";
+    namespace.kubectl(&["wait", ended, "pod/running-g1-a1", "--timeout=60s"]).ok();
+    assert_eq!(namespace.get("ocib/running")["status"]["phase"], "Running", "nobody has said otherwise yet");
+    let operator = deployed.start("two");
+    built_once(&namespace, "running");
+    operator.kill();
+}
+
+#[test]
+fn an_operator_that_is_killed_again_and_again_loses_nothing() {
+    let deployed = Deployed::scaled_to_zero();
+    let namespace = Namespace::new("kills");
+    let names: Vec<String> = (0..8).map(|number| format!("b{number}")).collect();
+    let mut operator = deployed.start("again");
+    for (number, name) in (0u64..).zip(&names) {
+        namespace.apply(&build(name, 1));
+        // The moment of the kill, not a wait: it wanders through the life of a build.
+        let moment = Instant::now() + Duration::from_millis(number * 290);
+        while Instant::now() < moment {
+            std::thread::yield_now();
+        }
+        operator.kill();
+        operator = deployed.start("again");
+    }
+    for name in &names {
+        built_once(&namespace, name);
+    }
+}
+
+#[test]
+fn two_operators_that_both_believe_to_lead_still_build_once() {
+    let deployed = Deployed::scaled_to_zero();
+    let namespace = Namespace::new("split");
+    let other = Namespace::new("split-lease");
+    let first = deployed.start_with_lease("first", &namespace.name);
+    let second = deployed.start_with_lease("second", &other.name);
+    let names: Vec<String> = (0..6).map(|number| format!("b{number}")).collect();
+    for name in &names {
+        namespace.apply(&build(name, 1));
+    }
+    for name in &names {
+        built_once(&namespace, name);
+    }
+    first.kill();
+    second.kill();
+}
+
+#[test]
+fn another_replica_takes_over_from_a_leader_that_was_killed() {
+    let deployed = Deployed::scaled_to_zero();
+    let namespace = Namespace::new("handover");
+    let leader = deployed.start_with_lease("leader", &namespace.name);
+    leader.wait_until_it_leads();
+    let standby = deployed.start_with_lease("standby", &namespace.name);
+    namespace.apply(&build("handed-over", 2));
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/handed-over", "--timeout=60s"]).ok();
+    leader.kill();
+    built_once(&namespace, "handed-over");
+    assert!(standby.leads());
+}
