@@ -1,6 +1,7 @@
 //! Pages that are written from the code, and examples that must work.
 
 use std::{
+    fmt::Write,
     fs,
     path::{Path, PathBuf},
 };
@@ -27,7 +28,7 @@ fn every_failure_reason_stands_in_the_documentation() {
         let reason: FailureReason = serde_json::from_value(name.into()).unwrap();
         assert!(!reason.hint().is_empty(), "{name} has no hint");
         let retried = if reason.is_retryable() { "yes" } else { "" };
-        page.push_str(&format!("| `{name}` | {} | {} | {retried} |\n", cell(meaning), cell(reason.hint())));
+        writeln!(page, "| `{name}` | {} | {} | {retried} |", cell(meaning), cell(reason.hint())).unwrap();
     }
     let path = root().join("docs/failure-reasons.md");
     if std::env::var_os("BLESS").is_some() {
