@@ -58,7 +58,7 @@ find_binary() {
     describe_binary "$name"
     if [ "$version_arguments" != - ] && on_path=$(PATH=${PATH//$BIN:/} command -v "$name"); then
         # shellcheck disable=SC2086 # several arguments
-        if "$on_path" $version_arguments 2>&1 | grep -qwF -- "${version#v}"; then
+        if "$on_path" $version_arguments 2>&1 | grep -wF -- "${version#v}" >/dev/null; then
             printf '%s\n' "$on_path"
             return 0
         fi

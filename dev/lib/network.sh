@@ -47,14 +47,16 @@ network_rule() {
         iptables -w -t "$table" -I "$chain" "$@" -m comment --comment "$RULE_COMMENT"
 }
 
+# Takes our rules away, and those that kubelet, kube-proxy and the port mapping of pods made for this node.
 network_down() {
-    local table rule
-    command -v iptables >/dev/null || return 0
-    for table in nat filter; do
-        iptables-save -t "$table" | sed -n "/--comment \"\?$RULE_COMMENT\"\? /s/^-A/-D/p" | while read -r rule; do
-            # shellcheck disable=SC2086 # the rule's words, none of which holds a blank
-            iptables -w -t "$table" $rule || true
+    local tool table
+    # Not grep -q: it would end before iptables-save has written all, which then counts as failed.
+    if iptables-save 2>/dev/null | grep -- "$RULE_COMMENT" >/dev/null; then
+        for tool in iptables ip6tables; do
+            for table in nat filter mangle; do
+                "$tool-save" -c -t "$table" | grep -v -e KUBE- -e "$RULE_COMMENT" | "$tool-restore" -w -c -T "$table" || true
+            done
         done
-    done
+    fi
     ip link delete "$BRIDGE" 2>/dev/null || true
 }

@@ -205,9 +205,12 @@ no_pod_processes() { [ -z "$(pod_processes)" ]; }
 
 node_down() {
     local name
-    for name in kubelet kube-proxy kube-scheduler kube-controller-manager kube-apiserver etcd; do
+    for name in kubelet kube-proxy kube-scheduler kube-controller-manager; do
         process_stop "$name"
     done
+    # It keeps nothing, and asked to end it waits a minute for whoever watches.
+    process_stop kube-apiserver KILL
+    process_stop etcd
     # Shims end by themselves when their containers do, or are killed with them.
     local deadline=$((SECONDS + 20))
     until no_pod_processes; do

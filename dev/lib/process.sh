@@ -41,12 +41,12 @@ process_start() {
 
 process_runs_or_ended() { process_runs "$1" || [ ! -e "/proc/$(cat "$RUN/$1.pid")" ]; }
 
-# Asks a process to end, and ends it after ten seconds.
+# process_stop NAME [SIGNAL]: asks a process to end, and ends it after ten seconds.
 process_stop() {
-    local name=$1 pid
+    local name=$1 signal=${2:-TERM} pid
     if process_runs "$name"; then
         pid=$(cat "$RUN/$name.pid")
-        kill -TERM "$pid" 2>/dev/null || true
+        kill "-$signal" "$pid" 2>/dev/null || true
         wait_until 10 "$name to end" process_is_gone "$name" || kill -KILL "$pid" 2>/dev/null || true
         wait_until 5 "$name to be gone" process_is_gone "$name"
     fi

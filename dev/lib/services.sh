@@ -46,7 +46,7 @@ mirror_up() {
     local digest name=library/busybox:1.37
     digest=$(cat "$CACHE/images/busybox.digest")
     if curl --fail --silent --head --max-time 5 --header 'Accept: application/vnd.oci.image.manifest.v1+json' \
-        "http://$REGISTRY_ADDRESS:5000/v2/${name%:*}/manifests/${name##*:}" | grep -qi "$digest"; then
+        "http://$REGISTRY_ADDRESS:5000/v2/${name%:*}/manifests/${name##*:}" | grep -i "$digest" >/dev/null; then
         return 0
     fi
     skopeo copy --insecure-policy --dest-tls-verify=false \
