@@ -2,6 +2,7 @@
 #![cfg(feature = "cluster-tests")]
 
 mod manifests;
+mod tools;
 
 use std::{io::Write, path::PathBuf, process::Stdio, time::Duration};
 
@@ -14,6 +15,7 @@ use kube::{
 };
 use manifests::{BAD, GOOD, RefusedBy, manifest};
 use serde_json::Value;
+use tools::tool;
 
 /// A namespace of the test's own on the API server, with the definition installed.
 struct Cluster {
@@ -31,14 +33,7 @@ impl Cluster {
         let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
         let client = Client::try_from(config).unwrap();
 
-        let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-        let definition: Value = serde_saphyr::from_str(&ocibuild::api::crd_yaml()).unwrap();
-        let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
-        let apply = PatchParams::apply("ocibuild-tests").force();
-        definitions.patch(&name, &apply, &Patch::Apply(&definition)).await.expect("the API server takes the definition");
-        let established = await_condition(definitions, &name, is_crd_established());
-        tokio::time::timeout(Duration::from_secs(30), established).await.expect("the definition is established").unwrap();
-
+        install_definition(&client).await;
         let namespace = Namespace {
             metadata: ObjectMeta { generate_name: Some("admission-".to_owned()), ..ObjectMeta::default() },
             ..Namespace::default()
@@ -63,6 +58,21 @@ impl Cluster {
     async fn leave(self) {
         Api::<Namespace>::all(self.client).delete(&self.namespace, &DeleteParams::default()).await.unwrap();
     }
+}
+
+/// Installs the definition, but leaves alone one that says the same: a chart that was installed keeps its fields.
+async fn install_definition(client: &Client) {
+    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+    let wanted: CustomResourceDefinition = serde_saphyr::from_str(&ocibuild::api::crd_yaml()).unwrap();
+    let name = wanted.name_any();
+    let installed = definitions.get_opt(&name).await.unwrap();
+    if installed.is_none_or(|installed| installed.spec.versions[0].schema != wanted.spec.versions[0].schema) {
+        let apply = PatchParams::apply("ocibuild-tests").force();
+        let patch = Patch::Apply(serde_saphyr::from_str::<Value>(&ocibuild::api::crd_yaml()).unwrap());
+        definitions.patch(&name, &apply, &patch).await.expect("the API server takes the definition");
+    }
+    let established = await_condition(definitions, &name, is_crd_established());
+    tokio::time::timeout(Duration::from_secs(30), established).await.expect("the definition is established").unwrap();
 }
 
 #[tokio::test]
@@ -131,9 +141,28 @@ async fn the_api_server_takes_good_manifests_and_fills_in_the_defaults() {
 }
 
 #[tokio::test]
+async fn the_api_server_takes_every_example() {
+    let cluster = Cluster::enter().await;
+    let mut taken = 0;
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/examples")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        for build in documents.iter().filter(|document| document["kind"] == "OciBuild") {
+            cluster.send(build).await.unwrap_or_else(|message| panic!("{}: {message}", path.display()));
+            taken += 1;
+        }
+    }
+    cluster.leave().await;
+    assert!(taken >= 6, "only {taken} examples were found");
+}
+
+#[tokio::test]
 async fn kubectl_apply_shows_the_words_of_a_rule() {
     let cluster = Cluster::enter().await;
-    let mut kubectl = std::process::Command::new(kubectl())
+    let mut kubectl = std::process::Command::new(tool("kubectl"))
         .arg("--kubeconfig")
         .arg(&cluster.kubeconfig)
         .args(["--namespace", &cluster.namespace, "apply", "--filename", "-"])
@@ -149,13 +178,4 @@ async fn kubectl_apply_shows_the_words_of_a_rule() {
     let message = String::from_utf8(output.stderr).unwrap();
     let expected = "The OciBuild \"sample\" is invalid: spec: Invalid value: registry: required with push: true, for example registry: docker.io/my-team";
     assert!(same_words(message.trim_end(), expected), "{message}");
-}
-
-/// kubectl of the development cluster, else of PATH.
-fn kubectl() -> PathBuf {
-    let cache = std::env::var_os("OCIBUILD_DEV_CACHE")
-        .map(PathBuf::from)
-        .or_else(|| std::env::home_dir().map(|home| home.join(".cache/ocibuild-dev")));
-    let built = cache.map(|cache| cache.join("bin/kubectl")).filter(|path| path.is_file());
-    built.unwrap_or_else(|| PathBuf::from("kubectl"))
 }

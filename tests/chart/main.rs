@@ -1,6 +1,8 @@
 //! The Helm chart: what it renders, what it refuses.
 #![cfg(feature = "cluster-tests")]
 
+mod conform;
+#[path = "../tools/mod.rs"]
 mod tools;
 
 use std::{collections::BTreeSet, process::Command};
