@@ -190,7 +190,7 @@ pub fn build_arguments(instructions: &Instructions, located: &Located, metadata_
 
 /// Arguments that fetch a source, whose LLB comes on the standard input, into a folder.
 pub fn fetch_arguments(folder: &Path) -> Vec<OsString> {
-    let mut arguments = words(&["build", "--progress=rawjson", "--no-frontend"]);
+    let mut arguments = words(&["build", "--progress=rawjson"]);
     arguments.push(joined("--output=type=local,dest=", folder));
     arguments
 }

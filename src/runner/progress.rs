@@ -87,10 +87,17 @@ struct Vertex {
     started: Option<Timestamp>,
     completed: Option<Timestamp>,
     is_cached: bool,
+    is_failed: bool,
     is_announced: bool,
     is_closed: bool,
     tail: VecDeque<String>,
     open_line: Vec<u8>,
+}
+
+impl Vertex {
+    fn is_done(&self) -> bool {
+        self.completed.is_some() && !self.is_failed
+    }
 }
 
 /// The step that failed.
@@ -139,6 +146,7 @@ pub struct Tracker {
     vertices: HashMap<String, Vertex>,
     order: Vec<String>,
     failed: Option<FailedStep>,
+    interrupted: Option<String>,
     remarks: VecDeque<String>,
     warnings: Vec<String>,
     build: Span,
@@ -179,7 +187,7 @@ impl Tracker {
         let count =
             |filter: fn(&Vertex) -> bool| i32::try_from(steps().filter(|vertex| filter(vertex)).count()).unwrap_or(i32::MAX);
         let total = count(|_| true);
-        let done = count(|vertex| vertex.completed.is_some());
+        let done = count(Vertex::is_done);
         let running = |kind| {
             let open = self
                 .in_order()
@@ -189,7 +197,7 @@ impl Tracker {
         Progress {
             total,
             done,
-            cached: count(|vertex| vertex.is_cached && vertex.completed.is_some()),
+            cached: count(|vertex| vertex.is_cached && vertex.is_done()),
             current: running(Kind::Step).or_else(|| running(Kind::Export)).map(|vertex| vertex.name.clone()),
             summary: format!("{done}/{total}"),
         }
@@ -198,6 +206,11 @@ impl Tracker {
     /// The step that failed first, if one did.
     pub fn failed(&self) -> Option<&FailedStep> {
         self.failed.as_ref()
+    }
+
+    /// The step that was running when the build was told to stop.
+    pub fn interrupted(&self) -> Option<&str> {
+        self.interrupted.as_deref()
     }
 
     /// The last lines that were no progress: the daemon's messages, the excerpt of the Dockerfile, the final `error: …`.
@@ -249,6 +262,7 @@ impl Tracker {
                 started: None,
                 completed: None,
                 is_cached: false,
+                is_failed: false,
                 is_announced: false,
                 is_closed: false,
                 tail: VecDeque::new(),
@@ -262,7 +276,7 @@ impl Tracker {
         vertex.started = report.started.or(vertex.started);
         vertex.completed = report.completed;
         vertex.is_cached |= report.cached;
-        vertex.is_closed &= report.completed.is_some();
+        vertex.is_failed |= !report.error.is_empty();
         match vertex.kind {
             Kind::Step => self.build.cover(report.started, report.completed),
             Kind::Export => self.export.cover(report.started, report.completed),
@@ -272,7 +286,9 @@ impl Tracker {
             return;
         }
         announce(vertex, printed);
-        let Some(completed) = report.completed.filter(|_| !vertex.is_closed) else { return };
+        // Of the several ends of a vertex that starts again the first is printed, and a failure.
+        let is_news = !vertex.is_closed || !report.error.is_empty();
+        let Some(completed) = report.completed.filter(|_| is_news) else { return };
         vertex.is_closed = true;
         if !vertex.open_line.is_empty() {
             close_line(vertex, Some(completed), printed);
@@ -281,6 +297,9 @@ impl Tracker {
         if !report.error.is_empty() {
             printed.push(format!("#{number} ERROR: {}", readable(&report.error, 4 * TEXT_LIMIT)));
             let is_collateral = report.error.ends_with("context canceled");
+            if is_collateral && vertex.kind == Kind::Step && self.interrupted.is_none() {
+                self.interrupted = Some(vertex.name.clone());
+            }
             if self.failed.is_none() && !is_collateral {
                 self.failed = Some(FailedStep {
                     name: vertex.name.clone(),

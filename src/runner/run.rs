@@ -92,8 +92,7 @@ impl<'a> Run<'a> {
     /// Whatever buildctl said when it was stopped, it was stopped.
     fn as_stopped(&self, failure: BuildFailure) -> BuildFailure {
         let Some(reason) = self.stop.reason() else { return failure };
-        let step =
-            self.tracker.with(|tracker| tracker.failed().map(|step| step.name.clone()).or_else(|| tracker.progress().current));
+        let step = self.tracker.with(|tracker| tracker.interrupted().map(str::to_owned).or_else(|| tracker.progress().current));
         let place = step.as_ref().map(|step| format!(" in step {step}")).unwrap_or_default();
         let (reason, message) = match reason {
             Reason::Cancelled => (FailureReason::Cancelled, format!("the build was told to stop{place}")),

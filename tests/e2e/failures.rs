@@ -33,7 +33,7 @@ fn a_failing_step_is_named_with_its_exit_code_and_its_last_lines() {
     assert!(stalled.is_success, "kstatus sees the failure: {}", stalled.stderr);
     namespace.kubectl(&["wait", "--for=jsonpath={.reason}=StepFailed", "events", "--all", "--timeout=1s"]);
     let described = namespace.kubectl(&["describe", "ocib", "broken"]).ok();
-    for part in ["StepFailed", "exit 42", "the last words", "Exit Code:  42"] {
+    for part in ["StepFailed", "exit 42", "the last words", "Exit Code:", "Log Excerpt:"] {
         assert!(described.contains(part), "describe tells the story: {part} is not in\n{described}");
     }
     namespace.pod_on_claim("reader", "broken-output");

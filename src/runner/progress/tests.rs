@@ -47,7 +47,7 @@ fn a_build_reads_as_docker_build_prints_it() {
     );
     insta::assert_snapshot!(lines.join("\n"));
     let progress = tracker.progress();
-    assert_eq!((progress.total, progress.done, progress.cached, progress.current), (4, 4, 1, None));
+    assert_eq!((progress.total, progress.done, progress.cached, progress.current), (4, 3, 1, None));
     let failed = tracker.failed().unwrap();
     assert_eq!(failed.name, "[4/4] RUN make");
     assert_eq!(failed.tail, ["make: *** No targets specified.  Stop."]);
@@ -100,6 +100,7 @@ fn a_step_that_only_others_cancelled_is_not_the_one_that_failed() {
     let mut guilty = vertex(2, "[b 1/1] RUN b", Some(1.0), Some(2.0));
     guilty["vertexes"][0]["error"] = json!("process \"b\" did not complete successfully: exit code: 1");
     printed(&mut tracker, &[collateral, guilty]);
+    assert_eq!(tracker.interrupted(), Some("[a 1/1] RUN a"));
     assert_eq!(tracker.failed().unwrap().name, "[b 1/1] RUN b");
 }
 
