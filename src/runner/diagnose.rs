@@ -26,9 +26,9 @@ pub enum Activity {
 
 /// Names the failure.
 pub fn diagnose(evidence: &Evidence<'_>) -> BuildFailure {
-    let last = evidence.remarks.iter().rev().find_map(|line| line.strip_prefix("error: "));
+    let last = last_words(evidence.remarks);
     let step_error = evidence.step.map(|step| step.error.as_str());
-    let words = last.or(step_error).unwrap_or("buildctl ended without saying why");
+    let words = last.as_deref().or(step_error).unwrap_or("buildctl ended without saying why");
     let words = words.strip_prefix("failed to solve: ").unwrap_or(words);
     let everything = format!("{words}\n{}", step_error.unwrap_or_default());
     let reason = match evidence.activity {
@@ -44,6 +44,13 @@ pub fn diagnose(evidence: &Evidence<'_>) -> BuildFailure {
         exit_code: exit_code(&everything),
         log_excerpt: is_of_step.map(|step| step.tail.join("\n")).filter(|excerpt| !excerpt.is_empty()),
     }
+}
+
+/// The final `error: …`, which can go on over several lines, as git's own words do.
+fn last_words(remarks: &[&str]) -> Option<String> {
+    let begin = remarks.iter().rposition(|line| line.starts_with("error: "))?;
+    let joined = remarks[begin..].join(" ");
+    joined.strip_prefix("error: ").map(str::to_owned)
 }
 
 /// The words, and where in the Dockerfile, as BuildKit marks it: `Dockerfile:3` before the excerpt.
@@ -194,9 +201,6 @@ fn of_source(words: &str) -> Reason {
     if let Some(reason) = of_daemon(words).or_else(|| of_network(words)) {
         return reason;
     }
-    if has("digest mismatch") || has("checksum mismatch") {
-        return Reason::SourceChecksumMismatch;
-    }
     if matches!(http_status(words), Some(401 | 403))
         || [
             "could not read Username",
@@ -212,6 +216,7 @@ fn of_source(words: &str) -> Reason {
     }
     let absent = [
         "not found",
+        "does not contain ref",
         "couldn't find remote ref",
         "does not exist",
         "does not appear to be a git repository",
@@ -347,11 +352,26 @@ mod tests {
             ),
             ("invalid response status 404", Reason::SourceNotFound),
             ("invalid response status 401", Reason::SourceUnauthorized),
-            ("digest mismatch sha256:aa: sha256:bb", Reason::SourceChecksumMismatch),
+            ("failed to load cache key: repository does not contain ref no-such-branch, output: \"\"", Reason::SourceNotFound),
             ("Get \"http://no-such.invalid/a\": dial tcp: lookup no-such.invalid: no such host", Reason::NameResolution),
         ] {
             assert_eq!(reason(Activity::FetchSource, words), expected, "{words}");
         }
+    }
+
+    #[test]
+    fn an_error_of_several_lines_is_told_whole() {
+        let remarks = [
+            "error: failed to solve: failed to fetch remote http://g/x.git: git stderr:",
+            "fatal: repository 'http://g/x.git/' not found",
+            ": exit status 128",
+        ];
+        let failure = diagnose(&Evidence { step: None, remarks: &remarks, activity: Activity::FetchSource });
+        assert_eq!(failure.reason, Reason::SourceNotFound);
+        assert_eq!(
+            failure.message,
+            "failed to fetch remote http://g/x.git: git stderr: fatal: repository 'http://g/x.git/' not found : exit status 128"
+        );
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Brings the source into a folder.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
+
+use sha2::{Digest, Sha256};
 
 use super::{
     buildctl::{Buildctl, Sink, fetch_arguments},
@@ -47,17 +50,37 @@ pub async fn prepare(
         SourceInstructions::Http { url, sha256 } => {
             let folder = work.join("download");
             let shown = url.split(['?', '#']).next().unwrap_or_default();
-            fetch(llb::http(url, sha256, ARCHIVE), &folder, buildctl, stop).await.map_err(|failure| about(shown, failure))?;
-            let unpacked = root.clone();
-            let unpacking = tokio::task::spawn_blocking(move || -> io::Result<()> {
-                fs::create_dir_all(&unpacked)?;
-                unpack(&folder.join(ARCHIVE), &unpacked)?;
-                fs::remove_file(folder.join(ARCHIVE))
-            });
-            unpacking.await.map_err(io::Error::other).flatten().map_err(|error| {
-                BuildFailure::new(FailureReason::SourceInvalid, format!("{shown} cannot be unpacked: {error}"))
-            })?;
+            fetch(llb::http(url, ARCHIVE), &folder, buildctl, stop).await.map_err(|failure| about(shown, failure))?;
+            let (archive, unpacked, sha256) = (folder.join(ARCHIVE), root.clone(), sha256.clone());
+            let unpacking = tokio::task::spawn_blocking(move || check_and_unpack(&archive, &sha256, &unpacked)).await;
+            let unpacked = unpacking.unwrap_or_else(|error| Err(BuildFailure::new(FailureReason::Internal, error.to_string())));
+            unpacked.map_err(|failure| about(shown, failure))?;
             Ok(root)
+        }
+    }
+}
+
+fn check_and_unpack(archive: &Path, sha256: &str, root: &Path) -> Result<(), BuildFailure> {
+    let invalid =
+        |error: io::Error| BuildFailure::new(FailureReason::SourceInvalid, format!("the archive cannot be unpacked: {error}"));
+    let found = sha256_of(archive).map_err(invalid)?;
+    if found != sha256 {
+        let message = format!("the archive's SHA-256 is {found}; source.http.sha256 says {sha256}");
+        return Err(BuildFailure::new(FailureReason::SourceChecksumMismatch, message));
+    }
+    fs::create_dir_all(root).map_err(invalid)?;
+    unpack(archive, root).map_err(invalid)?;
+    fs::remove_file(archive).map_err(invalid)
+}
+
+fn sha256_of(file: &Path) -> io::Result<String> {
+    let mut file = fs::File::open(file)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex::encode(hash.finalize())),
+            read => hash.update(&buffer[..read]),
         }
     }
 }
