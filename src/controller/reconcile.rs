@@ -18,6 +18,8 @@ use kube::{
     },
 };
 
+use tokio::sync::watch;
+
 use super::{
     apply::{Creation, Made, Refusal, Writer},
     diagnose::{PodState, Running, diagnose},
@@ -96,6 +98,7 @@ pub struct Context {
     config: OperatorConfig,
     writer: Writer,
     pods: Store<Pod>,
+    pods_ready: watch::Receiver<bool>,
     nodes: Nodes,
     progress: ProgressReader,
     recorder: Recorder,
@@ -106,11 +109,19 @@ pub struct Context {
 
 impl Context {
     /// A context over a client and the cache of the builds' pods.
-    pub fn new(client: &Client, config: OperatorConfig, pods: Store<Pod>, recorder: Recorder, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        client: &Client,
+        config: OperatorConfig,
+        pods: Store<Pod>,
+        pods_ready: watch::Receiver<bool>,
+        recorder: Recorder,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             config,
             writer: Writer::new(client.clone(), metrics.clone()),
             pods,
+            pods_ready,
             nodes: Nodes::new(client.clone()),
             progress: ProgressReader::default(),
             recorder,
@@ -158,7 +169,7 @@ pub async fn reconcile(object: Arc<DeserializeGuard<OciBuild>>, context: Arc<Con
         context.forget(cached);
         return Ok(Action::await_change());
     }
-    context.pods.wait_until_ready().await.map_err(|_| ReconcileError::Watch)?;
+    context.pods_ready.clone().wait_for(|ready| *ready).await.map_err(|_| ReconcileError::Watch)?;
     let reconciling = Reconciling::new(context.newest(cached), &context);
     let action = tokio::time::timeout(PATIENCE, reconciling.run()).await.map_err(|_| ReconcileError::Slow)??;
     context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&ObjectRef::from_obj(&*object));

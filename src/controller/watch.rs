@@ -47,7 +47,16 @@ pub async fn run(client: Client, namespace: Option<String>, config: OperatorConf
         .reflect(pod_writer);
 
     let concurrency = config.concurrency;
-    let context = Arc::new(Context::new(&client, config, pod_store, recorder, metrics));
+    // One waiter: of several that wait for a store, kube 5.0 wakes only the last (DelayedInit keeps one waker).
+    let (pods_ready, ready_pods) = tokio::sync::watch::channel(false);
+    let first_list = pod_store.clone();
+    tokio::spawn(async move {
+        if first_list.wait_until_ready().await.is_ok() {
+            pods_ready.send_replace(true);
+        }
+        pods_ready.closed().await;
+    });
+    let context = Arc::new(Context::new(&client, config, pod_store, ready_pods, recorder, metrics));
     Controller::for_stream(changed(build_events, build_fingerprint), build_store)
         .owns_stream(changed(pod_events, pod_fingerprint))
         .with_config(controller::Config::default().concurrency(concurrency))
