@@ -23,8 +23,19 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    match CommandLine::parse().command {
+async fn main() -> ExitCode {
+    match run(CommandLine::parse().command).await {
+        Ok(code) => code,
+        Err(error) => {
+            // For people, and without a backtrace: it would hide the one line that they need.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Controller(arguments) => {
             write_logs();
             ocibuild::controller::run(arguments).await

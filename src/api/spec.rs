@@ -122,7 +122,7 @@ pub struct OciBuildSpec {
     pub timeout: Option<String>,
 
     /// How often the build is tried again when its pod was lost through no fault of its own: evicted, preempted, deleted, its
-    /// node gone, the BuildKit daemon dead. A failing Dockerfile is never tried again. Default: the operator's configuration.
+    /// node gone, the BuildKit daemon dead, a registry out of order. A failing Dockerfile is never tried again. Default: the operator's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10))]
     pub retries: Option<i32>,

@@ -83,7 +83,7 @@ impl Writer {
             Ok(_) => Ok(Creation::Done(Made::Now)),
             Err(error) if is_already_there(&error) => {
                 let there = api.get_opt(&pod.name_any()).await?;
-                Ok(of_existing(there.as_ref().map(|pod| pod.owner_references()), owner))
+                Ok(of_existing(there.as_ref().map(ResourceExt::owner_references), owner))
             }
             Err(error) => refusal(error).map(Creation::Refused),
         }
@@ -97,7 +97,7 @@ impl Writer {
             Ok(_) => Ok(Creation::Done(Made::Now)),
             Err(error) if is_already_there(&error) => {
                 let there = api.get_opt(&claim.name_any()).await?;
-                Ok(of_existing(there.as_ref().map(|claim| claim.owner_references()), owner))
+                Ok(of_existing(there.as_ref().map(ResourceExt::owner_references), owner))
             }
             Err(error) => refusal(error).map(Creation::Refused),
         }

@@ -17,6 +17,7 @@ const TERMINATION_SLACK: SignedDuration = SignedDuration::from_secs(30);
 
 /// What the pod of an attempt says.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "one is made in a reconcile and dropped with it")]
 pub enum PodState {
     /// It is not there.
     Absent,

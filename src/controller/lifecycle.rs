@@ -82,6 +82,7 @@ pub struct Limits {
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "one is made in a reconcile and dropped with it")]
 pub enum Decision {
     /// The wanted build has ended and is written down: nothing to do.
     Settled,

@@ -171,7 +171,7 @@ pub async fn reconcile(object: Arc<DeserializeGuard<OciBuild>>, context: Arc<Con
     }
     context.pods_ready.clone().wait_for(|ready| *ready).await.map_err(|_| ReconcileError::Watch)?;
     let reconciling = Reconciling::new(context.newest(cached), &context);
-    let action = tokio::time::timeout(PATIENCE, reconciling.run()).await.map_err(|_| ReconcileError::Slow)??;
+    let action = tokio::time::timeout(PATIENCE, Box::pin(reconciling.run())).await.map_err(|_| ReconcileError::Slow)??;
     context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&ObjectRef::from_obj(&*object));
     Ok(action)
 }
@@ -364,8 +364,9 @@ impl<'a> Reconciling<'a> {
             });
             let state = diagnose(Some(&pod), &self.uid, Timestamp::now());
             let has_ended = matches!(state, PodState::Ended(_) | PodState::Lost(_));
-            is_active |= !has_ended
-                && !current.is_some_and(|(attempt, _)| pod.name_any() == pod_name(&self.name, self.wanted.generation, attempt));
+            let is_current =
+                current.is_some_and(|(attempt, _)| pod.name_any() == pod_name(&self.name, self.wanted.generation, attempt));
+            is_active |= !has_ended && !is_current;
             if !is_of_current_build && pod.metadata.deletion_timestamp.is_none() {
                 self.context.writer.delete_pod(&pod).await?;
             }

@@ -106,12 +106,11 @@ impl Buildctl {
             () = stop.asked() => {
                 let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
                 signal(group, Signal::TERM);
-                match tokio::time::timeout(PATIENCE, child.wait()).await {
-                    Ok(status) => status?,
-                    Err(_) => {
-                        signal(group, Signal::KILL);
-                        child.wait().await?
-                    }
+                if let Ok(status) = tokio::time::timeout(PATIENCE, child.wait()).await {
+                    status?
+                } else {
+                    signal(group, Signal::KILL);
+                    child.wait().await?
                 }
             }
         };

@@ -70,7 +70,7 @@ fn instructions(build: &OciBuild, source: Option<PathBuf>, output: &Path) -> any
         Some(path) => instructions.source = SourceInstructions::Directory { path },
         None => {
             if matches!(instructions.source, SourceInstructions::Directory { .. } | SourceInstructions::ConfigMap { .. }) {
-                bail!("the source of this build is in a cluster; name a folder that stands for it with --source");
+                bail!("the source of this build is in a cluster; name a folder of this machine that stands for it: --source DIR");
             }
         }
     }

@@ -71,7 +71,7 @@ mod tests {
             ..BuildFailure::new(FailureReason::StepFailed, message)
         };
         let progress = Some(Progress { current: Some(step.to_owned()), ..Progress::default() });
-        BuildResult { warnings, progress, ..BuildResult::failed(failure) }
+        BuildResult { progress, warnings, ..BuildResult::failed(failure) }
     }
 
     #[test]

@@ -47,7 +47,7 @@ use crate::{
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
     /// In the pod: the file with the instructions, which the operator wrote.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "source", "output"], required_unless_present = "file")]
+    #[arg(long, value_name = "FILE", conflicts_with = "file", hide = true)]
     instructions: Option<PathBuf>,
 
     /// On this machine: the manifest of an OciBuild to build, with the BuildKit at BUILDKIT_HOST or one from PATH.
@@ -72,7 +72,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match (arguments.file, arguments.instructions) {
         (Some(file), _) => local::run(&file, arguments.source, &arguments.output).await,
         (None, Some(instructions)) => in_pod(&instructions, &arguments.message).await,
-        (None, None) => anyhow::bail!("name a manifest with -f"),
+        (None, None) => anyhow::bail!("name the manifest of an OciBuild: ocibuild run -f build.yaml"),
     }
 }
 

@@ -47,7 +47,11 @@ fn read(secret: &MountedSecret) -> Result<Map<String, Value>, BuildFailure> {
     let path = secret.path.join(KEY);
     let is_large = fs::metadata(&path)
         .map_err(|_| {
-            let is_mounted = fs::read_dir(&secret.path).is_ok_and(|mut entries| entries.next().is_some());
+            // The kubelet leaves `..data` in an empty mount too.
+            let is_key = |entry: io::Result<fs::DirEntry>| {
+                entry.is_ok_and(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".."))
+            };
+            let is_mounted = fs::read_dir(&secret.path).is_ok_and(|mut entries| entries.any(is_key));
             missing(if is_mounted {
                 "has no key .dockerconfigjson; its type must be kubernetes.io/dockerconfigjson"
             } else {
@@ -97,8 +101,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let other = secret(root.path(), "other", None);
         fs::write(root.path().join("other/password"), "hunter2").unwrap();
+        let none = secret(root.path(), "none", None);
+        fs::create_dir(root.path().join("none/..data")).unwrap();
         for (secret, words) in [
-            (secret(root.path(), "none", None), "Secret \"none\" does not exist"),
+            (none, "Secret \"none\" does not exist"),
             (other, "Secret \"other\" has no key .dockerconfigjson"),
             (secret(root.path(), "bad", Some("hunter2")), "Secret \"bad\" holds no JSON"),
             (secret(root.path(), "odd", Some(r#"{"auths":"hunter2"}"#)), "Secret \"odd\" holds no JSON"),

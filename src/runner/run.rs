@@ -137,7 +137,8 @@ impl<'a> Run<'a> {
         let metadata_file = self.surroundings.work.join("metadata.json");
         let arguments = build_arguments(self.instructions, &located, &metadata_file);
         let ended = buildctl.run(&arguments, None, writer, &mut self.stop).await;
-        let (status, writer) = ended.map_err(|error| self.failed_to_run(&error))?;
+        let (status, writer) = ended
+            .map_err(|error| BuildFailure::new(storage_reason(&error), format!("the image could not be written: {error}")))?;
         if !status.success() {
             return Err(self.failed_to_build());
         }
@@ -158,10 +159,6 @@ impl<'a> Run<'a> {
             let remarks: Vec<&str> = tracker.remarks().collect();
             diagnose(&Evidence { step: tracker.failed(), remarks: &remarks, activity: Activity::Build })
         })
-    }
-
-    fn failed_to_run(&self, error: &io::Error) -> BuildFailure {
-        BuildFailure::new(storage_reason(error), format!("the image could not be written: {error}"))
     }
 
     /// The task's digest file and the result beside the tar. The image is there without them: a failure is a warning.
