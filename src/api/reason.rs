@@ -156,13 +156,15 @@ impl FailureReason {
             Self::SourceInvalid => {
                 "Check that the archive is a tar (plain, gzip or zstd) and that no path or link in it leaves its root."
             }
-            Self::ContextMissing => "context is a path below the source's root; the message lists what is there.",
+            Self::ContextMissing => {
+                "Correct context, a path below the source's root, or fill the source: the message lists what is there. Then apply the manifest again or set ocibuild.dev/rebuild."
+            }
             Self::DockerfileMissing => {
                 "dockerfile is a path below the source's root, else below the context; the message names the paths that were tried."
             }
             Self::DockerfileInvalid => "Correct the line of the Dockerfile that the message names.",
             Self::StepFailed => {
-                "Read the log excerpt: the command itself failed. The whole log: kubectl logs of the build's pod, container build."
+                "Read the log excerpt: the command itself failed. The whole log: kubectl logs of the pod that status.pod.name names."
             }
             Self::FileNotFound => "Check the path in the COPY or ADD instruction, the context, and .dockerignore.",
             Self::BaseImageNotFound => {
@@ -184,7 +186,9 @@ impl FailureReason {
                 "Too many requests. Add credentials for a higher limit, use a mirror, or try again later."
             }
             Self::RegistryUnavailable => "The registry did not answer properly. Try again when it is healthy.",
-            Self::NameResolution => "Check the host name and the DNS of the cluster; a NetworkPolicy may also block it.",
+            Self::NameResolution => {
+                "Check the host name, and the DNS where the build runs; in a cluster a NetworkPolicy may also block it."
+            }
             Self::TlsFailure => "The certificate is not trusted. Add the registry's CA to the operator's configuration.",
             Self::RegistryNotV2 => "Check the address: the host answers, but not as an image registry.",
             Self::PushRefused => "Read the registry's words in the message.",

@@ -67,7 +67,7 @@ pub struct OciBuildSpec {
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*)*$')").message("imageName: lower-case letters, digits and single '.', '_' or '-' between them, parts separated by '/'; the tag goes to imageTag, the registry to registry"))]
     pub image_name: String,
 
-    /// Tag of the image. Task parameter IMAGE_TAG.
+    /// Tag of the image; `latest` if left out. Task parameter IMAGE_TAG.
     #[serde(default = "default_image_tag")]
     #[schemars(length(max = 128))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._-]*$')").message("imageTag: letters, digits, '_', '.' and '-', not beginning with '.' or '-', at most 128 characters"))]
@@ -91,7 +91,7 @@ pub struct OciBuildSpec {
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*$')").message("target: the name of a stage of the Dockerfile: letters, digits, '.', '_' and '-'"))]
     pub target: Option<String>,
 
-    /// Whether to push the image to `registry`. Task parameter PUSH.
+    /// Whether to push the image to `registry`; false if left out. Task parameter PUSH.
     #[serde(default)]
     pub push: bool,
 
@@ -111,7 +111,7 @@ pub struct OciBuildSpec {
     #[x_kube(validation = Rule::new("self.all(name, name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))").message("registrySecrets: names of Secrets: lower-case letters, digits, '-' and '.'"))]
     pub registry_secrets: Vec<String>,
 
-    /// Where `image.tar` goes. Default: a claim of the build's own.
+    /// Where `image.tar` goes. Default: a claim of the build's own, `<name>-output`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Output>,
 
