@@ -1,12 +1,16 @@
 //! The only writer: everything that the controller changes in the cluster is changed here.
 
-use std::sync::Arc;
+use std::{fmt::Debug, sync::Arc};
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{PersistentVolumeClaim, Pod},
+};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
 use crate::{
@@ -77,27 +81,28 @@ impl Writer {
 
     /// Makes a pod. Its name is that of the attempt, so two controllers at once still make one.
     pub async fn create_pod(&self, pod: &Pod, owner: &str) -> Result<Creation, kube::Error> {
-        self.metrics.write("pod");
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        match api.create(&PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }, pod).await {
-            Ok(_) => Ok(Creation::Done(Made::Now)),
-            Err(error) if is_already_there(&error) => {
-                let there = api.get_opt(&pod.name_any()).await?;
-                Ok(of_existing(there.as_ref().map(ResourceExt::owner_references), owner))
-            }
-            Err(error) => refusal(error).map(Creation::Refused),
-        }
+        self.create("pod", pod, owner).await
     }
 
     /// Makes the claim of a build's own.
     pub async fn create_claim(&self, claim: &PersistentVolumeClaim, owner: &str) -> Result<Creation, kube::Error> {
-        self.metrics.write("claim");
-        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &claim.namespace().unwrap_or_default());
-        match api.create(&PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }, claim).await {
+        self.create("claim", claim, owner).await
+    }
+
+    async fn create<K>(&self, what: &'static str, object: &K, owner: &str) -> Result<Creation, kube::Error>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        self.metrics.write(what);
+        let api: Api<K> = Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        match api.create(&parameters, object).await {
             Ok(_) => Ok(Creation::Done(Made::Now)),
             Err(error) if is_already_there(&error) => {
-                let there = api.get_opt(&claim.name_any()).await?;
-                Ok(of_existing(there.as_ref().map(ResourceExt::owner_references), owner))
+                let there = api.get_opt(&object.name_any()).await?;
+                // Gone again between the two calls, or not the build's: either way the name is not free yet.
+                let is_ours = there.is_some_and(|there| there.owner_references().iter().any(|reference| reference.uid == owner));
+                Ok(if is_ours { Creation::Done(Made::Before) } else { Creation::NameTaken })
             }
             Err(error) => refusal(error).map(Creation::Refused),
         }
@@ -119,12 +124,6 @@ impl Writer {
 
 fn is_already_there(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")
-}
-
-/// Gone again between the two calls, or not the build's: either way the name is not free yet.
-fn of_existing(owners: Option<&[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference]>, owner: &str) -> Creation {
-    let is_ours = owners.is_some_and(|owners| owners.iter().any(|reference| reference.uid == owner));
-    if is_ours { Creation::Done(Made::Before) } else { Creation::NameTaken }
 }
 
 fn refusal(error: kube::Error) -> Result<Refusal, kube::Error> {

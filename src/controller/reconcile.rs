@@ -2,38 +2,29 @@
 //! [`summarise::summarise`], the writing is [`apply::Writer`]; here they meet.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
-    Client, ResourceExt,
+    ResourceExt,
     core::DeserializeGuard,
-    runtime::{
-        controller::Action,
-        events::Recorder,
-        reflector::{ObjectRef, Store},
-    },
+    runtime::{controller::Action, reflector::ObjectRef},
 };
 
-use tokio::sync::watch;
-
 use super::{
-    apply::{Creation, Made, Refusal, Writer},
+    apply::{Creation, Made, Refusal},
+    context::Context,
     diagnose::{PodState, Running, diagnose},
     events,
-    isolation::Nodes,
     lifecycle::{Decision, Limits, Recorded, Wanted, decide},
-    metrics::Metrics,
-    progress::ProgressReader,
     summarise::{Facts, Standing, summarise},
 };
 use crate::{
     api::{BuildPod, FailureReason, Isolation, OciBuild, OciBuildStatus, Phase},
     plan::{
-        Attempt, OperatorConfig, Validated,
+        Attempt, Validated,
         claim::output_claim,
         pod::{ISOLATION_ANNOTATION, PodIsolation, build_pod, pod_name},
         validate,
@@ -90,64 +81,6 @@ impl ReconcileError {
             Self::Watch => "watch",
             Self::Unsettled => "unsettled",
         }
-    }
-}
-
-/// What every reconcile needs.
-pub struct Context {
-    config: OperatorConfig,
-    writer: Writer,
-    pods: Store<Pod>,
-    pods_ready: watch::Receiver<bool>,
-    nodes: Nodes,
-    progress: ProgressReader,
-    recorder: Recorder,
-    metrics: Arc<Metrics>,
-    written: Mutex<HashMap<String, OciBuild>>,
-    failures: Mutex<HashMap<ObjectRef<DeserializeGuard<OciBuild>>, u32>>,
-}
-
-impl Context {
-    /// A context over a client and the cache of the builds' pods.
-    pub fn new(
-        client: &Client,
-        config: OperatorConfig,
-        pods: Store<Pod>,
-        pods_ready: watch::Receiver<bool>,
-        recorder: Recorder,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self {
-            config,
-            writer: Writer::new(client.clone(), metrics.clone()),
-            pods,
-            pods_ready,
-            nodes: Nodes::new(client.clone()),
-            progress: ProgressReader::default(),
-            recorder,
-            metrics,
-            written: Mutex::default(),
-            failures: Mutex::default(),
-        }
-    }
-
-    /// The object as it was last written from here, where the cache has not caught up.
-    fn newest(&self, cached: &OciBuild) -> OciBuild {
-        let version = |build: &OciBuild| build.resource_version().and_then(|version| version.parse::<u128>().ok());
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let uid = cached.uid().unwrap_or_default();
-        match written.get(&uid) {
-            Some(own) if version(own) > version(cached) => own.clone(),
-            Some(_) => {
-                written.remove(&uid);
-                cached.clone()
-            }
-            None => cached.clone(),
-        }
-    }
-
-    fn forget(&self, build: &OciBuild) {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&build.uid().unwrap_or_default());
     }
 }
 

@@ -16,8 +16,9 @@ use kube::{
 
 use super::{
     NODE_ANNOTATION,
+    context::Context,
     metrics::Metrics,
-    reconcile::{Context, error_policy, reconcile},
+    reconcile::{error_policy, reconcile},
 };
 use crate::{
     api::{OciBuild, REBUILD_ANNOTATION},

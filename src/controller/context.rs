@@ -1,0 +1,78 @@
+//! What every reconcile needs: the writer, the caches, and what was written last.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Client, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{
+        events::Recorder,
+        reflector::{ObjectRef, Store},
+    },
+};
+use tokio::sync::watch;
+
+use super::{apply::Writer, isolation::Nodes, metrics::Metrics, progress::ProgressReader};
+use crate::{api::OciBuild, plan::OperatorConfig};
+
+/// What every reconcile needs.
+pub struct Context {
+    pub(super) config: OperatorConfig,
+    pub(super) writer: Writer,
+    pub(super) pods: Store<Pod>,
+    pub(super) pods_ready: watch::Receiver<bool>,
+    pub(super) nodes: Nodes,
+    pub(super) progress: ProgressReader,
+    pub(super) recorder: Recorder,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) written: Mutex<HashMap<String, OciBuild>>,
+    pub(super) failures: Mutex<HashMap<ObjectRef<DeserializeGuard<OciBuild>>, u32>>,
+}
+
+impl Context {
+    /// A context over a client and the cache of the builds' pods.
+    pub fn new(
+        client: &Client,
+        config: OperatorConfig,
+        pods: Store<Pod>,
+        pods_ready: watch::Receiver<bool>,
+        recorder: Recorder,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            config,
+            writer: Writer::new(client.clone(), metrics.clone()),
+            pods,
+            pods_ready,
+            nodes: Nodes::new(client.clone()),
+            progress: ProgressReader::default(),
+            recorder,
+            metrics,
+            written: Mutex::default(),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// The object as it was last written from here, where the cache has not caught up.
+    pub(super) fn newest(&self, cached: &OciBuild) -> OciBuild {
+        let version = |build: &OciBuild| build.resource_version().and_then(|version| version.parse::<u128>().ok());
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let uid = cached.uid().unwrap_or_default();
+        match written.get(&uid) {
+            Some(own) if version(own) > version(cached) => own.clone(),
+            Some(_) => {
+                written.remove(&uid);
+                cached.clone()
+            }
+            None => cached.clone(),
+        }
+    }
+
+    pub(super) fn forget(&self, build: &OciBuild) {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&build.uid().unwrap_or_default());
+    }
+}
