@@ -197,10 +197,13 @@ fn a_build_that_is_told_to_stop_ends_within_five_seconds_and_leaves_nothing() {
 #[test]
 fn a_build_that_takes_too_long_is_stopped() {
     let (work, source) = (tempfile::tempdir().unwrap(), context("RUN sleep 600\n"));
-    let file = manifest(work.path(), "{ persistentVolumeClaim: { claimName: any } }", "timeout: 3s");
+    let file = manifest(work.path(), "{ persistentVolumeClaim: { claimName: any } }", "timeout: 15s");
     let ended = command(shared_address(), &file, Some(source.path()), &work.path().join("output")).output().unwrap();
     let told = text(&ended);
-    assert!(told.contains("failed  Timeout: the build took longer than its timeout of 3s in step [2/2] RUN sleep 600"), "{told}");
+    assert!(
+        told.contains("failed  Timeout: the build took longer than its timeout of 15s in step [2/2] RUN sleep 600"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -189,7 +189,9 @@ impl FailureReason {
             Self::NameResolution => {
                 "Check the host name, and the DNS where the build runs; in a cluster a NetworkPolicy may also block it."
             }
-            Self::TlsFailure => "The certificate is not trusted. Add the registry's CA to the operator's configuration.",
+            Self::TlsFailure => {
+                "The certificate is not trusted, or the host speaks plain http. The operator's configuration (registries) can allow either for a host."
+            }
             Self::RegistryNotV2 => "Check the address: the host answers, but not as an image registry.",
             Self::PushRefused => "Read the registry's words in the message.",
             Self::OutOfMemory => "Raise pod.resources.limits.memory, or let the build use less.",

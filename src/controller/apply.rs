@@ -27,7 +27,10 @@ pub enum Creation {
     /// It is there, made now or before, and belongs to the build.
     Done(Made),
     /// The name is taken by something else.
-    NameTaken,
+    NameTaken {
+        /// It is going away, or belongs to a build that is.
+        may_pass: bool,
+    },
     /// The API server refuses it.
     Refused(Refusal),
 }
@@ -101,8 +104,13 @@ impl Writer {
             Err(error) if is_already_there(&error) => {
                 let there = api.get_opt(&object.name_any()).await?;
                 // Gone again between the two calls, or not the build's: either way the name is not free yet.
-                let is_ours = there.is_some_and(|there| there.owner_references().iter().any(|reference| reference.uid == owner));
-                Ok(if is_ours { Creation::Done(Made::Before) } else { Creation::NameTaken })
+                let Some(there) = there else { return Ok(Creation::NameTaken { may_pass: true }) };
+                let owners = there.owner_references();
+                if owners.iter().any(|reference| reference.uid == owner) {
+                    return Ok(Creation::Done(Made::Before));
+                }
+                let is_of_a_build = owners.iter().any(|reference| reference.kind == OciBuild::kind(&()));
+                Ok(Creation::NameTaken { may_pass: is_of_a_build || there.meta().deletion_timestamp.is_some() })
             }
             Err(error) => refusal(error).map(Creation::Refused),
         }

@@ -7,7 +7,8 @@ use std::{
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Client, ResourceExt,
+    Api, Client, ResourceExt,
+    api::ListParams,
     core::DeserializeGuard,
     runtime::{
         events::Recorder,
@@ -17,10 +18,14 @@ use kube::{
 use tokio::sync::watch;
 
 use super::{apply::Writer, isolation::Nodes, metrics::Metrics, progress::ProgressReader};
-use crate::{api::OciBuild, plan::OperatorConfig};
+use crate::{
+    api::OciBuild,
+    plan::{OperatorConfig, pod::BUILD_LABEL},
+};
 
 /// What every reconcile needs.
 pub struct Context {
+    client: Client,
     pub(super) config: OperatorConfig,
     pub(super) writer: Writer,
     pub(super) pods: Store<Pod>,
@@ -44,6 +49,7 @@ impl Context {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
+            client: client.clone(),
             config,
             writer: Writer::new(client.clone(), metrics.clone()),
             pods,
@@ -72,6 +78,19 @@ impl Context {
         }
     }
 
+    /// The pods of a build as they are now.
+    pub(super) async fn list_pods(&self, namespace: &str, build: &str) -> Result<Vec<Pod>, kube::Error> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        Ok(api.list(&ListParams::default().labels(&format!("{BUILD_LABEL}={build}"))).await?.items)
+    }
+
+    /// Forgets an object that was deleted, also where no reconcile sees it any more.
+    pub(super) fn forget_deleted(&self, build: &DeserializeGuard<OciBuild>) {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&build.uid().unwrap_or_default());
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&ObjectRef::from_obj(build));
+    }
+
+    /// Forgets what was written of an object that needs no more work, or is gone.
     pub(super) fn forget(&self, build: &OciBuild) {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&build.uid().unwrap_or_default());
     }

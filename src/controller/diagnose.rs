@@ -81,18 +81,14 @@ pub fn diagnose(pod: Option<&Pod>, owner: &str, now: Timestamp) -> PodState {
     let disruption = disruption(pod);
 
     if let Some(terminated) = build.and_then(terminated) {
-        return ended(terminated, daemon, disruption);
+        let taken_away = disruption.or_else(|| pod.metadata.deletion_timestamp.is_some().then(|| deleted(pod)));
+        return ended(terminated, daemon, taken_away);
     }
     if status.phase.as_deref() == Some("Failed") {
         return PodState::Lost(failed_pod(pod, disruption));
     }
     if let Some(deletion) = &pod.metadata.deletion_timestamp {
-        let failure = disruption.unwrap_or_else(|| {
-            BuildFailure::new(
-                FailureReason::PodDeleted,
-                format!("pod {} is being deleted by somebody other than the operator", name(pod)),
-            )
-        });
+        let failure = disruption.unwrap_or_else(|| deleted(pod));
         let overdue = now.duration_since(deletion.0) > TERMINATION_SLACK;
         return if overdue { PodState::Lost(failure) } else { PodState::Terminating(failure) };
     }
@@ -157,6 +153,10 @@ fn failed_pod(pod: &Pod, disruption: Option<BuildFailure>) -> BuildFailure {
             )
         }),
     }
+}
+
+fn deleted(pod: &Pod) -> BuildFailure {
+    BuildFailure::new(FailureReason::PodDeleted, format!("pod {} was deleted by somebody other than the operator", name(pod)))
 }
 
 /// The condition that Kubernetes sets on a pod which it takes away (KEP-3329).

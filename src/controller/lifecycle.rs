@@ -46,7 +46,7 @@ pub struct Recorded {
     pub phase: Option<Phase>,
     /// Whether the pod of the attempt was ever seen.
     pub pod_seen: bool,
-    /// When the attempt began.
+    /// When the first attempt of the build began.
     pub started: Option<Timestamp>,
 }
 
@@ -66,7 +66,7 @@ impl Recorded {
     }
 
     /// Whether the recorded build is the one that is wanted. An annotation that was taken away asks for nothing.
-    fn is(&self, wanted: &Wanted) -> bool {
+    pub fn is(&self, wanted: &Wanted) -> bool {
         self.generation == Some(wanted.generation) && (wanted.rebuild.is_none() || self.rebuild == wanted.rebuild)
     }
 }

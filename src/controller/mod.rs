@@ -87,7 +87,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         .context("the Lease of the leader election could not be read or made")?;
     let (mut leads, lease_task) = lease.watch().await;
     tokio::select! {
-        () = leadership(&mut leads, true) => {}
+        is_led = leadership(&mut leads, true) => anyhow::ensure!(is_led, "the leader election ended by itself"),
         () = &mut stop => return Ok(ExitCode::SUCCESS),
     }
     tracing::info!(identity, "this replica leads");
@@ -102,7 +102,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         .map(|namespace| tokio::spawn(watch::run(client.clone(), namespace, config.clone(), recorder.clone(), metrics.clone())));
     tokio::select! {
         _ = select_all(controllers) => anyhow::bail!("a watch ended by itself"),
-        () = leadership(&mut leads, false) => {
+        _ = leadership(&mut leads, false) => {
             tracing::error!("the lease was lost to another replica; this one ends, so that it starts afresh");
             Ok(ExitCode::FAILURE)
         }
@@ -158,9 +158,7 @@ async fn wait_for_crd(client: &Client, config: &OperatorConfig, readiness: &Read
     }
 }
 
-async fn leadership(leads: &mut Receiver<bool>, wanted: bool) {
-    // The sender ends only with the lease manager; then nobody here leads.
-    if leads.wait_for(|leads| *leads == wanted).await.is_err() && wanted {
-        std::future::pending::<()>().await;
-    }
+/// Waits until this replica leads, or does not; false if the leader election has ended.
+async fn leadership(leads: &mut Receiver<bool>, wanted: bool) -> bool {
+    leads.wait_for(|leads| *leads == wanted).await.is_ok()
 }

@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 /// How long to wait before a pod that a quota refused is tried again.
 const QUOTA_INTERVAL: Duration = Duration::from_secs(5);
+/// The watches tell what happens. Should one lose a wake-up, a build is looked at again after this long.
+const LOST_WAKE_UP: Duration = Duration::from_secs(30);
 /// More steps than any build takes in one reconcile; a bound against a fault of ours.
 const STEPS_LIMIT: usize = 8;
 
@@ -64,8 +66,7 @@ pub enum ReconcileError {
 impl From<kube::Error> for ReconcileError {
     fn from(error: kube::Error) -> Self {
         match &error {
-            // 409: another version of the object; 404: the object is gone.
-            kube::Error::Api(status) if status.code == 409 || status.code == 404 => Self::Stale,
+            kube::Error::Api(status) if status.code == 409 => Self::Stale,
             _ => Self::Api(error),
         }
     }
@@ -149,6 +150,13 @@ impl<'a> Reconciling<'a> {
     }
 
     async fn run(mut self) -> Result<Action, ReconcileError> {
+        let recorded = Recorded::of(&self.build);
+        if recorded.is(&self.wanted) && recorded.phase.is_some_and(Phase::is_final) {
+            // Not even a stricter configuration undoes what has ended.
+            let pod = self.recorded_pod(&recorded);
+            let state = diagnose(pod.as_deref(), &self.uid, Timestamp::now());
+            return self.settle(pod.as_deref(), &state).await;
+        }
         let plan = match validate(&self.build, &self.context.config) {
             Ok(plan) => plan,
             Err(invalid) => return self.refuse(BuildFailure::new(FailureReason::InvalidSpec, invalid.to_string())).await,
@@ -156,7 +164,7 @@ impl<'a> Reconciling<'a> {
         let limits = Limits { retries: plan.retries, waits: self.context.config.waits };
         for _ in 0..STEPS_LIMIT {
             let recorded = Recorded::of(&self.build);
-            let pod = recorded.attempt.zip(recorded.generation).and_then(|(attempt, generation)| self.pod(generation, attempt));
+            let pod = self.recorded_pod(&recorded);
             let now = Timestamp::now();
             let state = diagnose(pod.as_deref(), &self.uid, now);
             match decide(&self.wanted, &recorded, &state, &limits, now) {
@@ -173,7 +181,7 @@ impl<'a> Reconciling<'a> {
                     // A pod that starts as it should is not worth a write.
                     let troubled = pod.as_deref().filter(|_| reason.is_some());
                     self.write(&plan, troubled, &Standing::Waiting { message: &message, reason }).await?;
-                    return Ok(recheck.map_or_else(Action::await_change, Action::requeue));
+                    return Ok(Action::requeue(recheck.map_or(LOST_WAKE_UP, |recheck| recheck.min(LOST_WAKE_UP))));
                 }
                 Decision::Track(running) => return self.track(&plan, pod.as_deref(), &recorded, &running).await,
                 Decision::Finish(result) => self.write(&plan, pod.as_deref(), &Standing::Finished(&result)).await?,
@@ -182,24 +190,26 @@ impl<'a> Reconciling<'a> {
         Err(ReconcileError::Unsettled)
     }
 
-    fn pod(&self, generation: i64, attempt: Attempt) -> Option<Arc<Pod>> {
+    fn recorded_pod(&self, recorded: &Recorded) -> Option<Arc<Pod>> {
+        let (attempt, generation) = recorded.attempt.zip(recorded.generation)?;
         self.context.pods.get(&ObjectRef::new(&pod_name(&self.name, generation, attempt)).within(&self.namespace))
     }
 
     /// A spec that cannot be built: say so once, and stop what runs for an older one.
     async fn refuse(mut self, failure: BuildFailure) -> Result<Action, ReconcileError> {
-        let recorded = Recorded::of(&self.build);
-        let is_said = recorded.generation == Some(self.wanted.generation) && recorded.phase == Some(Phase::Failed);
-        if !is_said {
-            let before = OciBuildStatus {
-                last_success: self.build.status.as_ref().and_then(|status| status.last_success.clone()),
-                ..OciBuildStatus::default()
-            };
-            let facts = self.facts(None, None, None);
-            let status = summarise(&before, &facts, &Standing::Finished(&BuildResult::failed(failure)));
-            self.write_status(status).await?;
-        }
+        let recorded = self.build.status.clone().unwrap_or_default();
+        let before = OciBuildStatus {
+            attempt: recorded.attempt,
+            first_attempt: recorded.first_attempt,
+            observed_rebuild: recorded.observed_rebuild,
+            last_success: recorded.last_success,
+            ..OciBuildStatus::default()
+        };
+        let facts = self.facts(None, None, None);
+        let status = summarise(&before, &facts, &Standing::Finished(&BuildResult::failed(failure)));
+        self.write_status(status).await?;
         self.delete_predecessors(None).await?;
+        self.context.forget(&self.build);
         Ok(Action::await_change())
     }
 
@@ -225,12 +235,13 @@ impl<'a> Reconciling<'a> {
         if let Some(claim) = output_claim(plan) {
             match self.context.writer.create_claim(&claim, &self.uid).await? {
                 Creation::Done(_) => {}
-                Creation::NameTaken => {
+                Creation::NameTaken { may_pass } => {
                     let message = format!(
                         "the claim {} exists and belongs to something else; name it in output.persistentVolumeClaim to use it",
                         claim.name_any()
                     );
-                    return self.finish_refused(plan, BuildFailure::new(FailureReason::InvalidSpec, message)).await;
+                    let failure = BuildFailure::new(FailureReason::InvalidSpec, message);
+                    return self.refused(plan, Refusal { failure, may_pass, by_pod_security: false }).await;
                 }
                 Creation::Refused(refusal) => return self.refused(plan, refusal).await,
             }
@@ -249,11 +260,11 @@ impl<'a> Reconciling<'a> {
         match creation {
             Creation::Done(Made::Now) => {
                 tracing::info!(build = self.name, namespace = self.namespace, generation = plan.generation, %attempt, "the pod was made");
-                Ok(Some(Action::await_change()))
+                Ok(Some(Action::requeue(LOST_WAKE_UP)))
             }
             // The cache has not caught up with a pod that was made before.
             Creation::Done(Made::Before) => Ok(Some(Action::requeue(Duration::from_secs(1)))),
-            Creation::NameTaken => {
+            Creation::NameTaken { .. } => {
                 let message = "a pod of this name belongs to a deleted build; waiting until it is gone";
                 self.write(plan, None, &Standing::Waiting { message, reason: None }).await?;
                 Ok(Some(Action::requeue(Duration::from_secs(1))))
@@ -287,7 +298,13 @@ impl<'a> Reconciling<'a> {
     /// Deletes the pods of earlier builds of this object; whether one is still there that has not ended. Lost attempts of
     /// the current build are kept for their logs.
     async fn delete_predecessors(&self, current: Option<(Attempt, Attempt)>) -> Result<bool, ReconcileError> {
-        let own: Vec<Arc<Pod>> = self.context.pods.state().into_iter().filter(|pod| self.owns(pod)).collect();
+        // Only the first attempt of a first generation has no predecessors. For the others the cache may be behind: asked live.
+        let is_first = self.wanted.generation <= 1 && current.is_some_and(|(attempt, _)| attempt == Attempt::FIRST);
+        let own: Vec<Pod> = if is_first {
+            Vec::new()
+        } else {
+            self.context.list_pods(&self.namespace, &self.name).await?.into_iter().filter(|pod| self.owns(pod)).collect()
+        };
         let mut is_active = false;
         for pod in own {
             let is_of_current_build = current.is_some_and(|(attempt, first_attempt)| {

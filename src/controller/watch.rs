@@ -35,18 +35,6 @@ pub async fn run(client: Client, namespace: Option<String>, config: OperatorConf
     let (build_store, build_writer) = reflector::store();
     let (pod_store, pod_writer) = reflector::store();
 
-    let build_events = watcher(builds, watcher::Config::default())
-        .default_backoff()
-        .modify(|build| {
-            build.managed_fields_mut().clear();
-            build.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
-        })
-        .reflect(build_writer);
-    let pod_events = watcher(pods, watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")))
-        .default_backoff()
-        .modify(slim)
-        .reflect(pod_writer);
-
     let concurrency = config.concurrency;
     // One waiter: of several that wait for a store, kube 5.0 wakes only the last (DelayedInit keeps one waker).
     let (pods_ready, ready_pods) = tokio::sync::watch::channel(false);
@@ -58,6 +46,24 @@ pub async fn run(client: Client, namespace: Option<String>, config: OperatorConf
         pods_ready.closed().await;
     });
     let context = Arc::new(Context::new(&client, config, pod_store, ready_pods, recorder, metrics));
+    let remembered = context.clone();
+    let build_events = watcher(builds, watcher::Config::default())
+        .default_backoff()
+        .modify(|build| {
+            build.managed_fields_mut().clear();
+            build.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
+        })
+        .reflect(build_writer)
+        .inspect_ok(move |event| {
+            if let watcher::Event::Delete(build) = event {
+                remembered.forget_deleted(build);
+            }
+        });
+    let pod_events = watcher(pods, watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")))
+        .default_backoff()
+        .modify(slim)
+        .reflect(pod_writer);
+
     Controller::for_stream(changed(build_events, build_fingerprint), build_store)
         .owns_stream(changed(pod_events, pod_fingerprint))
         .with_config(controller::Config::default().concurrency(concurrency))

@@ -49,8 +49,10 @@ pub struct Instructions {
 pub enum SourceInstructions {
     /// A folder that is there: a mounted claim, or a folder of this machine.
     Directory {
-        /// The source's root.
-        path: PathBuf,
+        /// Root of the volume, or the folder of this machine. No path may leave it.
+        root: PathBuf,
+        /// Folder below it that is the source's root; empty is the root itself.
+        path: String,
     },
     /// A mounted ConfigMap; empty if it does not exist. It is copied, for its files are links.
     ConfigMap {

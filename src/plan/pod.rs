@@ -95,7 +95,9 @@ pub fn build_pod(build: &Validated, attempt: Attempt, isolation: PodIsolation, c
                 ..PodSecurityContext::default()
             }),
             // A backstop only: the runner watches the timeout itself and says so in its result.
-            active_deadline_seconds: i64::try_from(build.timeout.as_secs()).ok().map(|seconds| seconds + 300),
+            active_deadline_seconds: i64::try_from((build.timeout + config.waits.start.0).as_secs())
+                .ok()
+                .map(|seconds| seconds + 300),
             termination_grace_period_seconds: Some(10),
             image_pull_secrets: (!config.images.pull_secrets.is_empty()).then(|| config.images.pull_secrets.clone()),
             node_selector: merged(&config.defaults.node_selector, &build.pod.node_selector),

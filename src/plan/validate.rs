@@ -222,7 +222,7 @@ fn source_instructions(source: &Source) -> Result<SourceInstructions, InvalidSpe
     if let Some(claim) = &source.persistent_volume_claim {
         let path = claim.path.as_deref().unwrap_or_default();
         relative("source.persistentVolumeClaim.path", path)?;
-        sources.push(SourceInstructions::Directory { path: PathBuf::from(layout::SOURCE_DIRECTORY).join(path) });
+        sources.push(SourceInstructions::Directory { root: PathBuf::from(layout::SOURCE_DIRECTORY), path: path.to_owned() });
     }
     if let Some(config_map) = &source.config_map {
         for item in &config_map.items {

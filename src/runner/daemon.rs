@@ -1,6 +1,7 @@
 //! The BuildKit daemon: waiting for the one in the pod, or starting one on this machine.
 
 use std::{
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -86,6 +87,7 @@ impl LocalDaemon {
 /// A folder for a local daemon: its state cannot lie on an overlay, and a socket's path is short.
 pub fn local_folder() -> std::io::Result<PathBuf> {
     let folder = std::env::temp_dir().join(format!("ocibuild-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
+    // Nobody else's, and not one that somebody else has made beforehand.
+    std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
     Ok(folder)
 }

@@ -67,7 +67,7 @@ fn read(file: &Path) -> anyhow::Result<OciBuild> {
 fn instructions(build: &OciBuild, source: Option<PathBuf>, output: &Path) -> anyhow::Result<Instructions> {
     let mut instructions = validate(build, &OperatorConfig::default())?.instructions;
     match source {
-        Some(path) => instructions.source = SourceInstructions::Directory { path },
+        Some(path) => instructions.source = SourceInstructions::Directory { root: path, path: String::new() },
         None => {
             if matches!(instructions.source, SourceInstructions::Directory { .. } | SourceInstructions::ConfigMap { .. }) {
                 bail!("the source of this build is in a cluster; name a folder of this machine that stands for it: --source DIR");

@@ -25,6 +25,7 @@ mod unpack;
 
 use std::{
     fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -79,7 +80,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
     let started_at = now();
     let text = fs::read_to_string(file).with_context(|| format!("cannot read the instructions {}", file.display()))?;
-    let result = match serde_json::from_str::<Instructions>(&text) {
+    let (result, output) = match serde_json::from_str::<Instructions>(&text) {
         Ok(instructions) => {
             let surroundings = Surroundings {
                 address: layout::DAEMON_ADDRESS.to_owned(),
@@ -90,16 +91,17 @@ async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
             let tracker = SharedTracker::default();
             tokio::spawn(progress_server::serve(tracker.clone()));
             let result = Run::new(&instructions, &surroundings, tracker, stop).build(started_at).await;
-            print!("{}", report::report(&result, instructions.output.as_ref().map(|output| output.root.as_path())));
-            result
+            (result, instructions.output.map(|output| output.root))
         }
         Err(error) => {
             let words =
                 format!("the runner does not understand its instructions: {error}; are operator and runner of one version?");
-            BuildResult::failed(BuildFailure::new(FailureReason::Internal, words))
+            (BuildResult::failed(BuildFailure::new(FailureReason::Internal, words)), None)
         }
     };
+    // Before anything is printed: a log that nobody reads any more must not cost the result.
     fs::write(message, message::fit(&result)).with_context(|| format!("cannot write the result to {}", message.display()))?;
+    let _ = write!(io::stdout(), "{}", report::report(&result, output.as_deref()));
     Ok(exit_code(&result))
 }
 

@@ -1,7 +1,8 @@
 //! One build from its instructions to its result, wherever it runs: source → context and Dockerfile → buildctl → tar.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -168,7 +169,7 @@ impl<'a> Run<'a> {
         let folder = output.root.join(&tar.path);
         let digest = image.config_digest.as_ref().unwrap_or(&image.digest);
         if let Some(Err(error)) = folder.parent().map(|folder| write_beside(folder, digest, result)) {
-            println!("WARNING: digest and result.json could not be written beside image.tar: {error}");
+            let _ = writeln!(io::stdout(), "WARNING: digest and result.json could not be written beside image.tar: {error}");
         }
     }
 }

@@ -12,6 +12,7 @@ use super::{
     buildctl::{Buildctl, Sink, fetch_arguments},
     diagnose::{Activity, Evidence, diagnose},
     llb,
+    locate::below,
     result::BuildFailure,
     stop::Stop,
     unpack::unpack,
@@ -32,7 +33,7 @@ pub async fn prepare(
 ) -> Result<PathBuf, BuildFailure> {
     let root = work.join("source");
     match &instructions.source {
-        SourceInstructions::Directory { path } => Ok(path.clone()),
+        SourceInstructions::Directory { root, path } => directory(root, path),
         SourceInstructions::Files { files } => {
             write_files(&root, files.iter()).map_err(|error| {
                 BuildFailure::new(FailureReason::SourceInvalid, format!("source.files cannot be written: {error}"))
@@ -44,20 +45,28 @@ pub async fn prepare(
             Ok(root)
         }
         SourceInstructions::Git { url, revision } => {
-            fetch(llb::git(url, revision.as_deref()), &root, buildctl, stop).await.map_err(|failure| about(url, failure))?;
+            fetch(llb::git(url, revision.as_deref()), &root, buildctl, stop).await.map_err(|failure| about(url, url, failure))?;
             Ok(root)
         }
         SourceInstructions::Http { url, sha256 } => {
             let folder = work.join("download");
             let shown = url.split(['?', '#']).next().unwrap_or_default();
-            fetch(llb::http(url, ARCHIVE), &folder, buildctl, stop).await.map_err(|failure| about(shown, failure))?;
+            fetch(llb::http(url, ARCHIVE), &folder, buildctl, stop).await.map_err(|failure| about(url, shown, failure))?;
             let (archive, unpacked, sha256) = (folder.join(ARCHIVE), root.clone(), sha256.clone());
             let unpacking = tokio::task::spawn_blocking(move || check_and_unpack(&archive, &sha256, &unpacked)).await;
             let unpacked = unpacking.unwrap_or_else(|error| Err(BuildFailure::new(FailureReason::Internal, error.to_string())));
-            unpacked.map_err(|failure| about(shown, failure))?;
+            unpacked.map_err(|failure| about(url, shown, failure))?;
             Ok(root)
         }
     }
+}
+
+/// A link on the volume must not lead out of it: what lies outside is the runner's own, credentials among it.
+fn directory(root: &Path, path: &str) -> Result<PathBuf, BuildFailure> {
+    let found = root.canonicalize().ok().and_then(|root| below(&root, Path::new(path))).filter(|path| path.is_dir());
+    found.ok_or_else(|| {
+        BuildFailure::new(FailureReason::SourceNotFound, format!("the source {path:?} is not a folder of its volume"))
+    })
 }
 
 fn check_and_unpack(archive: &Path, sha256: &str, root: &Path) -> Result<(), BuildFailure> {
@@ -86,8 +95,13 @@ fn sha256_of(file: &Path) -> io::Result<String> {
 }
 
 /// A failure names the source, without what may be secret in its address.
-fn about(address: &str, failure: BuildFailure) -> BuildFailure {
-    BuildFailure { message: format!("{address}: {}", failure.message), step: None, ..failure }
+fn about(address: &str, shown: &str, failure: BuildFailure) -> BuildFailure {
+    BuildFailure {
+        message: format!("{shown}: {}", failure.message.replace(address, shown)),
+        step: None,
+        log_excerpt: None,
+        ..failure
+    }
 }
 
 /// Nothing is expected on the standard output.
@@ -162,7 +176,21 @@ fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
 mod tests {
     use std::{fs, os::unix::fs::symlink};
 
-    use super::{FailureReason, copy_config_map};
+    use super::{FailureReason, copy_config_map, directory};
+
+    #[test]
+    fn a_link_on_the_volume_does_not_make_the_runners_own_files_a_source() {
+        let volume = tempfile::tempdir().unwrap();
+        let credentials = tempfile::tempdir().unwrap();
+        fs::create_dir(volume.path().join("app")).unwrap();
+        symlink(credentials.path(), volume.path().join("link")).unwrap();
+        symlink("app", volume.path().join("inside")).unwrap();
+        for (path, is_found) in
+            [("", true), ("app", true), ("inside", true), ("link", false), ("app/../..", false), ("none", false)]
+        {
+            assert_eq!(directory(volume.path(), path).is_ok(), is_found, "{path}");
+        }
+    }
 
     #[test]
     fn a_mounted_config_map_becomes_plain_files() {

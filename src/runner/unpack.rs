@@ -2,12 +2,15 @@
 //! unpacking, devices are refused, and sizes are bounded.
 
 use std::{
-    fs::File,
+    fs::{self, File, Permissions},
     io::{self, BufReader, Read, Seek, SeekFrom},
+    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
 use tar::EntryType;
+
+use super::locate::below;
 
 /// Most that an archive may unpack to. The volume's own limit is usually lower.
 const BYTES_LIMIT: u64 = 64 << 30;
@@ -44,6 +47,7 @@ fn entries(reader: impl Read, root: &Path) -> io::Result<()> {
     archive.set_preserve_mtime(true);
     archive.set_overwrite(true);
     let mut count = 0;
+    let mut folders = Vec::new();
     for entry in archive.entries()? {
         let mut entry = entry?;
         count += 1;
@@ -61,13 +65,24 @@ fn entries(reader: impl Read, root: &Path) -> io::Result<()> {
             EntryType::XGlobalHeader => continue,
             other => return Err(io::Error::other(format!("{} is a {other:?}, which a source may not hold", path.display()))),
         }
+        let mode = entry.header().mode().unwrap_or(0o755);
         // The tar crate refuses what would be written through '..' or a link that leads out of the root.
         if !entry.unpack_in(root)? {
             return Err(io::Error::other(format!("{} leads out of the archive's root", path.display())));
         }
+        if entry.header().entry_type() == EntryType::Directory
+            && let Some(folder) = below(&root.canonicalize()?, &path)
+        {
+            // Writable until its files are there; its own mode comes last.
+            fs::set_permissions(&folder, Permissions::from_mode(mode | 0o700))?;
+            folders.push((folder, mode));
+        }
     }
     if count == 0 {
         return Err(io::Error::other("it is not a tar archive, or an empty one"));
+    }
+    for (folder, mode) in folders.into_iter().rev() {
+        fs::set_permissions(folder, Permissions::from_mode(mode & 0o7777))?;
     }
     Ok(())
 }

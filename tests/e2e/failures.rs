@@ -31,7 +31,8 @@ fn a_failing_step_is_named_with_its_exit_code_and_its_last_lines() {
 
     let stalled = namespace.kubectl(&["wait", "--for=condition=Stalled", "ocib/broken", "--timeout=5s"]);
     assert!(stalled.is_success, "kstatus sees the failure: {}", stalled.stderr);
-    namespace.kubectl(&["wait", "--for=jsonpath={.reason}=StepFailed", "events", "--all", "--timeout=1s"]);
+    let events = ["get", "events", "--field-selector", "involvedObject.name=broken,reason=StepFailed", "-o", "name"];
+    assert_eq!(namespace.kubectl(&events).ok().lines().count(), 1, "the failure is an event");
     let described = namespace.kubectl(&["describe", "ocib", "broken"]).ok();
     for part in ["StepFailed", "exit 42", "the last words", "Exit Code:", "Log Excerpt:"] {
         assert!(described.contains(part), "describe tells the story: {part} is not in\n{described}");
@@ -100,7 +101,7 @@ spec: { accessModes: [ReadWriteOnce], resources: { requests: { storage: 100Mi } 
 #[test]
 fn a_build_that_takes_too_long_is_stopped_and_says_in_which_step() {
     let namespace = Namespace::new("timeout");
-    namespace.apply(&build("slow", "FROM busybox:1.37\\nRUN sleep 600", "timeout: 5s"));
+    namespace.apply(&build("slow", "FROM busybox:1.37\\nRUN sleep 600", "timeout: 20s"));
     let status = namespace.failed("slow", "Timeout");
     assert!(status["failure"]["message"].as_str().unwrap().contains("sleep 600"), "{status}");
 }
@@ -109,11 +110,10 @@ fn a_build_that_takes_too_long_is_stopped_and_says_in_which_step() {
 fn progress_shows_while_a_build_runs() {
     let namespace = Namespace::new("progress");
     namespace.apply(&build("steps", "FROM busybox:1.37\\nRUN sleep 1\\nRUN sleep 8\\nRUN sleep 1", ""));
-    let shown = namespace.kubectl(&["wait", "--for=jsonpath={.status.progress.current}", "ocib/steps", "--timeout=60s"]);
+    let shown = namespace.kubectl(&["wait", "--for=jsonpath={.status.progress.done}=2", "ocib/steps", "--timeout=60s"]);
     assert!(shown.is_success, "{}\n{}", shown.stderr, namespace.story("steps"));
     let status = namespace.get("ocib/steps")["status"].clone();
     assert_eq!(status["phase"], "Running");
     assert!(status["progress"]["current"].as_str().unwrap().contains("sleep"), "{status}");
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.progress.done}=2", "ocib/steps", "--timeout=60s"]).ok();
     assert_eq!(namespace.succeeded("steps")["progress"]["summary"], "4/4");
 }

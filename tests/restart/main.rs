@@ -94,6 +94,8 @@ fn two_operators_that_both_believe_to_lead_still_build_once() {
     let other = Namespace::new("split-lease");
     let first = deployed.start_with_lease("first", &namespace.name);
     let second = deployed.start_with_lease("second", &other.name);
+    first.wait_until_it_leads();
+    second.wait_until_it_leads();
     let names: Vec<String> = (0..6).map(|number| format!("b{number}")).collect();
     for name in &names {
         namespace.apply(&build(name, 1));

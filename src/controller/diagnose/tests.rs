@@ -97,6 +97,21 @@ fn a_pod_that_kubernetes_takes_away_says_why() {
 }
 
 #[test]
+fn a_build_that_ended_because_its_pod_was_deleted_is_lost_and_one_that_was_done_is_not() {
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    let done = json!({ "outcome": { "succeeded": { "digest": digest, "pushed": true } } }).to_string();
+    for (message, is_lost) in
+        [(failed_result("Cancelled"), true), (String::new(), true), (failed_result("StepFailed"), false), (done, false)]
+    {
+        let mut pod = pod(&json!({ "phase": "Running", "containerStatuses": terminated(1, "Error", &message) }));
+        pod.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:09:50Z")).unwrap());
+        let state = diagnose(Some(&pod), "owner", now());
+        let is_named = matches!(&state, PodState::Lost(failure) if failure.reason == FailureReason::PodDeleted);
+        assert_eq!(is_named, is_lost, "{message}: {state:?}");
+    }
+}
+
+#[test]
 fn a_failed_pod_is_named_by_its_reason() {
     for (reason, expected) in [
         ("Evicted", FailureReason::Evicted),
