@@ -76,6 +76,16 @@ impl Namespace {
         .join("\n")
     }
 
+    /// Waits for an event of a build; events are published beside the status, not before it.
+    pub fn event(&self, build: &str, reason: &str) {
+        let selector = format!("involvedObject.name={build},reason={reason}");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while self.kubectl(&["get", "events", "--field-selector", &selector, "-o", "name"]).ok().is_empty() {
+            assert!(std::time::Instant::now() < deadline, "no event {reason} of {build}\n{}", self.story(build));
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    }
+
     /// A pod that mounts a claim at /claim, ready to be looked into.
     pub fn pod_on_claim(&self, pod: &str, claim: &str) {
         self.apply(&format!(

@@ -31,8 +31,7 @@ fn a_failing_step_is_named_with_its_exit_code_and_its_last_lines() {
 
     let stalled = namespace.kubectl(&["wait", "--for=condition=Stalled", "ocib/broken", "--timeout=5s"]);
     assert!(stalled.is_success, "kstatus sees the failure: {}", stalled.stderr);
-    let events = ["get", "events", "--field-selector", "involvedObject.name=broken,reason=StepFailed", "-o", "name"];
-    assert_eq!(namespace.kubectl(&events).ok().lines().count(), 1, "the failure is an event");
+    namespace.event("broken", "StepFailed");
     let described = namespace.kubectl(&["describe", "ocib", "broken"]).ok();
     for part in ["StepFailed", "exit 42", "the last words", "Exit Code:", "Log Excerpt:"] {
         assert!(described.contains(part), "describe tells the story: {part} is not in\n{described}");
@@ -116,4 +115,29 @@ fn progress_shows_while_a_build_runs() {
     assert_eq!(status["phase"], "Running");
     assert!(status["progress"]["current"].as_str().unwrap().contains("sleep"), "{status}");
     assert_eq!(namespace.succeeded("steps")["progress"]["summary"], "4/4");
+}
+
+#[test]
+fn a_pod_that_somebody_deletes_is_replaced_by_another_attempt() {
+    let namespace = Namespace::new("deleted-pod");
+    namespace.apply(&build("robust", "FROM busybox:1.37\\nRUN sleep 5", ""));
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/robust", "--timeout=60s"]).ok();
+    namespace.kubectl(&["delete", "pod", "robust-g1-a1", "--wait=false"]).ok();
+    let status = namespace.succeeded("robust");
+    assert_eq!(status["attempt"], 2, "{status}");
+    assert!(status["warnings"][0].as_str().unwrap().starts_with("attempt 1 was lost: PodDeleted"), "{status}");
+    namespace.event("robust", "Retrying");
+}
+
+#[test]
+fn a_build_that_is_deleted_and_applied_again_at_once_is_built() {
+    let namespace = Namespace::new("again");
+    let manifest = build("phoenix", "FROM busybox:1.37\\nRUN true", "");
+    namespace.apply(&manifest);
+    namespace.succeeded("phoenix");
+    namespace.kubectl(&["delete", "ocib", "phoenix", "--timeout=30s"]).ok();
+    namespace.apply(&manifest);
+    let status = namespace.succeeded("phoenix");
+    assert_eq!(status["attempt"], 1, "{status}");
+    namespace.check_tar(&status);
 }
