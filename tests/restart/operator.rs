@@ -86,7 +86,7 @@ fn grant_lease(namespace: &str) {
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata: {{ name: lease, namespace: {namespace} }}
-rules: [{{ apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update, patch] }}]
+rules: [{{ apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, patch] }}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
