@@ -2,18 +2,24 @@
 //! server itself refuses a bad manifest. Pure: no client, no clock.
 
 mod definition;
+mod image;
 mod output;
 mod pod;
 mod reason;
+mod registries;
+mod secrets;
 mod source;
 mod spec;
 mod status;
 
 pub use definition::crd_yaml;
+pub use image::{Attestations, Compression, OutputFormat, Provenance, Sbom};
 pub use output::{ClaimTemplate, NoOutput, Output, OutputClaim};
 pub use pod::{PodSettings, Resources};
 pub use reason::FailureReason;
-pub use source::{ConfigMapItem, ConfigMapSource, GitSource, HttpSource, Source, SourceClaim};
+pub use registries::{ConfigMapKey, Proxy, RegistryConnection};
+pub use secrets::{BuildSecret, SecretKey, SshKey};
+pub use source::{ConfigMapItem, ConfigMapSource, GitSource, HttpSource, ImageSource, Source, SourceClaim};
 pub use spec::{Isolation, OciBuild, OciBuildSpec};
 pub use status::{BuildImage, BuildPod, BuildTar, Failure, LastSuccess, OciBuildStatus, Phase, Progress, Timings};
 

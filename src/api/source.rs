@@ -11,8 +11,8 @@ use super::spec::{OBJECT_NAME, RELATIVE_PATH};
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
-    "[has(self.persistentVolumeClaim), has(self.git), has(self.http), has(self.configMap), has(self.files)].filter(set, set).size() == 1"
-).message("source: name exactly one of persistentVolumeClaim, git, http, configMap or files"))]
+    "[has(self.persistentVolumeClaim), has(self.git), has(self.http), has(self.configMap), has(self.files), has(self.image)].filter(set, set).size() == 1"
+).message("source: name exactly one of persistentVolumeClaim, git, http, configMap, files or image"))]
 pub struct Source {
     /// A PersistentVolumeClaim of the same namespace. It is mounted read-only; `context` and `dockerfile` are paths inside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,6 +29,11 @@ pub struct Source {
     /// A ConfigMap of the same namespace: each key becomes a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapSource>,
+
+    /// An OCI image, whose files are the source, or an OCI artifact (as of `flux push artifact` or `oras push`), pulled with
+    /// `registrySecrets`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSource>,
 
     /// Files written in the manifest itself: path to content. For small builds and for trying things out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -89,6 +94,16 @@ pub struct HttpSource {
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new("self.matches('^[0-9a-f]{64}$')").message("source.http.sha256: 64 lower-case hexadecimal digits, as sha256sum prints them"))]
     pub sha256: String,
+}
+
+/// An image or artifact in a registry.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageSource {
+    /// Its reference, by tag or, to make the build repeatable, by digest.
+    #[schemars(length(max = 512), extend("example" = "registry.example.com/my-team/sources@sha256:…"))]
+    #[x_kube(validation = Rule::new("self.matches('^([A-Za-z0-9.-]+(:[0-9]{1,5})?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$')").message("source.image.reference: registry, repository and tag or digest, such as registry.example.com/my-team/sources:v1"))]
+    pub reference: String,
 }
 
 /// A ConfigMap whose keys are the files.
