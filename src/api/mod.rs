@@ -21,7 +21,7 @@ pub use registries::{ConfigMapKey, Proxy, RegistryConnection};
 pub use secrets::{BuildSecret, SecretKey, SshKey};
 pub use source::{ConfigMapItem, ConfigMapSource, GitSource, HttpSource, ImageSource, Source, SourceClaim};
 pub use spec::{Isolation, OciBuild, OciBuildSpec};
-pub use status::{BuildImage, BuildPod, BuildTar, Failure, LastSuccess, OciBuildStatus, Phase, Progress, Timings};
+pub use status::{BuildImage, BuildPod, BuildTar, Failure, LastSuccess, OciBuildStatus, Phase, Progress, TargetImage, Timings};
 
 /// A `Condition` of the Kubernetes API conventions; one list entry a type.
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;

@@ -10,8 +10,10 @@ pub enum FailureReason {
     InvalidSpec,
     /// The claim of the source or the output does not exist.
     ClaimMissing,
-    /// A Secret that the spec names does not exist or has no `.dockerconfigjson`.
+    /// A Secret that the spec names does not exist or lacks the key.
     SecretMissing,
+    /// A Secret that the spec names holds something else than it should.
+    SecretInvalid,
     /// A ConfigMap that the spec names does not exist, or lacks a key.
     ConfigMapMissing,
     /// The source is not there: repository, revision, archive or folder.
@@ -30,8 +32,10 @@ pub enum FailureReason {
     DockerfileInvalid,
     /// A step of the Dockerfile ended with another exit code than 0.
     StepFailed,
-    /// A file that COPY or ADD names is not in the context.
+    /// A file that the spec, COPY or ADD names is not in the source.
     FileNotFound,
+    /// A file of the source that the spec names holds something else than it should.
+    FileInvalid,
     /// A base image does not exist in its registry.
     BaseImageNotFound,
     /// A registry answered 401.
@@ -91,6 +95,7 @@ impl FailureReason {
             Self::InvalidSpec => "InvalidSpec",
             Self::ClaimMissing => "ClaimMissing",
             Self::SecretMissing => "SecretMissing",
+            Self::SecretInvalid => "SecretInvalid",
             Self::ConfigMapMissing => "ConfigMapMissing",
             Self::SourceNotFound => "SourceNotFound",
             Self::SourceUnauthorized => "SourceUnauthorized",
@@ -101,6 +106,7 @@ impl FailureReason {
             Self::DockerfileInvalid => "DockerfileInvalid",
             Self::StepFailed => "StepFailed",
             Self::FileNotFound => "FileNotFound",
+            Self::FileInvalid => "FileInvalid",
             Self::BaseImageNotFound => "BaseImageNotFound",
             Self::RegistryUnauthorized => "RegistryUnauthorized",
             Self::RegistryPaymentRequired => "RegistryPaymentRequired",
@@ -143,8 +149,9 @@ impl FailureReason {
             Self::InvalidSpec => "Correct the field that the message names and apply the manifest again.",
             Self::ClaimMissing => "Create the PersistentVolumeClaim in the namespace of the OciBuild, or correct its name.",
             Self::SecretMissing => {
-                "Create the Secret in the namespace of the OciBuild: kubectl create secret docker-registry NAME --docker-server=… --docker-username=… --docker-password=…"
+                "Create the Secret with that key in the namespace of the OciBuild, or correct its name. For a registry: kubectl create secret docker-registry NAME --docker-server=… --docker-username=… --docker-password=…"
             }
+            Self::SecretInvalid => "Correct the Secret that the message names, then set the annotation ocibuild.dev/rebuild.",
             Self::ConfigMapMissing => "Create the ConfigMap in the namespace of the OciBuild, or correct its name or key.",
             Self::SourceNotFound => "Check the address, the revision and the path of the source.",
             Self::SourceUnauthorized => {
@@ -166,7 +173,10 @@ impl FailureReason {
             Self::StepFailed => {
                 "Read the log excerpt: the command itself failed. The whole log: kubectl logs of the pod that status.pod.name names."
             }
-            Self::FileNotFound => "Check the path in the COPY or ADD instruction, the context, and .dockerignore.",
+            Self::FileNotFound => {
+                "Check the path that the message names: a field's path is relative to the source's root, that of COPY or ADD to the context; .dockerignore may leave it out."
+            }
+            Self::FileInvalid => "Correct the file of the source that the message names.",
             Self::BaseImageNotFound => {
                 "Check name and tag of the base image. Some registries answer 'not found' for private images: then add registrySecrets."
             }

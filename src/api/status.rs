@@ -36,6 +36,10 @@ pub struct OciBuildStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tar: Option<BuildTar>,
 
+    /// The images of `additionalTargets`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub additional_images: Vec<TargetImage>,
+
     /// How far the build is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
@@ -139,6 +143,26 @@ pub struct BuildImage {
     pub pushed: bool,
 }
 
+/// The image of one of `additionalTargets`.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TargetImage {
+    /// The stage.
+    pub target: String,
+
+    /// Digest of the image's manifest.
+    pub digest: String,
+
+    /// Digest of the image's configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_digest: Option<String>,
+
+    /// The tar of the image and where it lies. With many targets there may be no room for it here; `result.json` beside the main
+    /// tar has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tar: Option<BuildTar>,
+}
+
 /// The tar of the image and where it lies.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
@@ -159,7 +183,7 @@ pub struct BuildTar {
     /// SHA-256 of the tar as `sha256sum` prints it.
     pub sha256: String,
 
-    /// Format of the tar: `docker`, which `docker load`, containerd and skopeo (as docker-archive and oci-archive) read.
+    /// Format of the tar: `docker`, which `docker load`, containerd and skopeo (as docker-archive and oci-archive) read, or `oci`.
     pub format: String,
 }
 

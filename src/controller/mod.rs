@@ -121,7 +121,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 fn load(path: Option<&std::path::Path>) -> anyhow::Result<OperatorConfig> {
     let Some(path) = path else { return Ok(OperatorConfig::default()) };
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
-    serde_saphyr::from_str(&text).with_context(|| format!("the configuration {} is not valid", path.display()))
+    let not_valid = || format!("the configuration {} is not valid", path.display());
+    let config: OperatorConfig = serde_saphyr::from_str(&text).with_context(not_valid)?;
+    config.check().with_context(not_valid)?;
+    Ok(config)
 }
 
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {

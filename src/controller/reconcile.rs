@@ -357,7 +357,7 @@ impl<'a> Reconciling<'a> {
 
     async fn write(&mut self, plan: &Validated, pod: Option<&Pod>, standing: &Standing<'_>) -> Result<(), ReconcileError> {
         let before = self.build.status.clone().unwrap_or_default();
-        let facts = self.facts(pod, Some(plan.instructions.reference.to_string()), plan.output.claim_name());
+        let facts = self.facts(pod, plan.instructions.references.first().map(ToString::to_string), plan.output.claim_name());
         let after = summarise(&before, &facts, standing);
         self.write_status(after).await
     }

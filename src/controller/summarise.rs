@@ -12,10 +12,10 @@ use super::lifecycle::Wanted;
 use crate::{
     api::{
         BuildImage, BuildPod, BuildTar, Condition, ConditionType, Failure, FailureReason, LastSuccess, OciBuildStatus, Phase,
-        Progress, Timings,
+        Progress, TargetImage, Timings,
     },
     plan::{Attempt, duration::format_duration},
-    runner::result::{BuildFailure, BuildResult, BuiltImage, Outcome},
+    runner::result::{BuildFailure, BuildResult, BuiltImage, Outcome, WrittenTar},
 };
 
 /// Longest text of a failure's message and log excerpt in the status.
@@ -156,14 +156,27 @@ fn succeed(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'
         platforms: built.platforms.clone(),
         pushed: built.pushed,
     };
-    let tar = built.tar.as_ref().zip(facts.output_claim).map(|(tar, claim)| BuildTar {
-        location: format!("pvc://{}/{claim}/{}", facts.namespace, tar.path),
-        claim_name: claim.to_owned(),
-        path: tar.path.clone(),
-        size: tar.size,
-        sha256: tar.sha256.clone(),
-        format: tar.format.clone(),
-    });
+    let located = |tar: &Option<WrittenTar>| {
+        tar.as_ref().zip(facts.output_claim).map(|(tar, claim)| BuildTar {
+            location: format!("pvc://{}/{claim}/{}", facts.namespace, tar.path),
+            claim_name: claim.to_owned(),
+            path: tar.path.clone(),
+            size: tar.size,
+            sha256: tar.sha256.clone(),
+            format: tar.format.as_str().to_owned(),
+        })
+    };
+    let tar = located(&built.tar);
+    status.additional_images = built
+        .additional
+        .iter()
+        .map(|additional| TargetImage {
+            target: additional.target.clone(),
+            digest: additional.digest.to_string(),
+            config_digest: additional.config_digest.as_ref().map(ToString::to_string),
+            tar: located(&additional.tar),
+        })
+        .collect();
     let message = format!("{} was built: {}", image.reference, built.digest);
     status.phase = Some(Phase::Succeeded);
     status.failure = None;

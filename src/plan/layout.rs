@@ -20,6 +20,16 @@ pub const WORK_DIRECTORY: &str = "/workspace";
 pub const MEMORY_DIRECTORY: &str = "/run/credentials";
 /// The mounted Secrets, one folder each, by number.
 pub const REGISTRY_SECRETS_DIRECTORY: &str = "/registry-secrets";
+/// The keys of Secrets that become build secrets, one folder each, by number.
+pub const BUILD_SECRETS_DIRECTORY: &str = "/build-secrets";
+/// The keys of Secrets that are SSH keys, one folder each, by number.
+pub const SSH_DIRECTORY: &str = "/ssh-keys";
+/// The authorities' certificates of registries, one folder each, by number, in both containers.
+pub const REGISTRY_AUTHORITIES_DIRECTORY: &str = "/etc/ocibuild-registries";
+/// The operator's own authorities, in both containers.
+pub const AUTHORITIES_DIRECTORY: &str = "/etc/ocibuild-authorities";
+/// File that a mounted key becomes in its folder.
+pub const KEY_FILE: &str = "value";
 /// Port of the runner's progress answers. Nothing secret is served there.
 pub const PROGRESS_PORT: u16 = 24_680;
 /// User and group of the runner, and of the daemon when rootless.

@@ -9,7 +9,9 @@ pub mod layout;
 pub mod operator_config;
 pub mod pod;
 mod reference;
+mod registries;
 mod validate;
+mod volumes;
 
 pub use operator_config::OperatorConfig;
 pub use reference::{Digest, ImageReference, InvalidDigest, InvalidReference};

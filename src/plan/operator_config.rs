@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{LocalObjectReference, Toleration};
 use serde::{Deserialize, Serialize};
 
 use super::duration::parse_duration;
-use crate::api::{Isolation, Resources};
+use crate::api::{Isolation, Proxy, Resources};
 
 /// The operator's configuration file. Every field has a default, unknown fields are refused.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -20,6 +20,12 @@ pub struct OperatorConfig {
     pub defaults: Defaults,
     /// Registries and mirrors, as in buildkitd.toml, by host.
     pub registries: BTreeMap<String, RegistryConfig>,
+    /// Authorities' certificates, in PEM, that build pods trust besides those of their images.
+    pub ca_bundle: String,
+    /// Proxies of build pods.
+    pub proxy: Option<Proxy>,
+    /// What a build may set otherwise than this configuration.
+    pub allowed_overrides: Vec<Override>,
     /// What the pods of rootless builds ask of the node's security profiles.
     pub rootless_profiles: RootlessProfiles,
     /// Isolations that a build may ask for. `auto` picks among them.
@@ -37,11 +43,58 @@ impl Default for OperatorConfig {
             images: Images::default(),
             defaults: Defaults::default(),
             registries: BTreeMap::new(),
+            ca_bundle: String::new(),
+            proxy: None,
+            allowed_overrides: vec![Override::Registries, Override::BuildkitConfig, Override::Proxy, Override::Resources],
             rootless_profiles: RootlessProfiles::default(),
             allowed_isolations: vec![Isolation::Rootless, Isolation::Userns],
             waits: Waits::default(),
             concurrency: 16,
         }
+    }
+}
+
+/// Most bytes of `caBundle`: it travels in an annotation of each pod, and all of them together may have 256 KiB.
+const CA_BUNDLE_LIMIT: usize = 32 * 1024;
+
+/// A configuration that can be read and is wrong all the same.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidConfig {
+    /// Not PEM.
+    #[error("caBundle holds no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
+    NoCertificate,
+    /// More than pods can carry.
+    #[error(
+        "caBundle has {0} bytes; at most {CA_BUNDLE_LIMIT} fit. Name your own authorities alone: those of the images are trusted anyway"
+    )]
+    LargeBundle(usize),
+    /// A proxy address that is none, or holds a password.
+    #[error(
+        "proxy: {0} is an http or https address such as http://proxy.example.com:3128, without user name or password: pods show it"
+    )]
+    Proxy(&'static str),
+}
+
+impl OperatorConfig {
+    /// Checks what the types cannot say.
+    pub fn check(&self) -> Result<(), InvalidConfig> {
+        if self.ca_bundle.len() > CA_BUNDLE_LIMIT {
+            return Err(InvalidConfig::LargeBundle(self.ca_bundle.len()));
+        }
+        if !self.ca_bundle.is_empty() && !self.ca_bundle.contains("-----BEGIN CERTIFICATE-----") {
+            return Err(InvalidConfig::NoCertificate);
+        }
+        let proxy = self.proxy.clone().unwrap_or_default();
+        for (field, address) in [("httpProxy", proxy.http_proxy), ("httpsProxy", proxy.https_proxy)] {
+            let is_address = |address: &String| {
+                let host = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://"));
+                host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
+            };
+            if !address.as_ref().is_none_or(is_address) {
+                return Err(InvalidConfig::Proxy(field));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -139,6 +192,35 @@ pub struct RegistryConfig {
     pub insecure: bool,
 }
 
+/// A part of this configuration that a build may set for itself.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum Override {
+    /// `registryMirrors` and `registries`.
+    Registries,
+    /// `buildkitConfig`.
+    BuildkitConfig,
+    /// `proxy`.
+    Proxy,
+    /// `pod.resources`.
+    Resources,
+    /// `buildkitImage`.
+    BuildkitImage,
+}
+
+impl Override {
+    /// The text in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Registries => "registries",
+            Self::BuildkitConfig => "buildkitConfig",
+            Self::Proxy => "proxy",
+            Self::Resources => "resources",
+            Self::BuildkitImage => "buildkitImage",
+        }
+    }
+}
+
 /// What the pods of rootless builds ask of the node's security profiles.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -201,6 +283,24 @@ mod tests {
         let empty: OperatorConfig = serde_json::from_str("{}").unwrap();
         assert_eq!(empty, OperatorConfig::default());
         assert_eq!(serde_json::from_value::<OperatorConfig>(serde_json::json!(empty)).unwrap(), empty);
+    }
+
+    #[test]
+    fn what_the_types_cannot_say_is_checked() {
+        let check = |json: &str| serde_json::from_str::<OperatorConfig>(json).unwrap().check().map_err(|error| error.to_string());
+        for good in ["{}", r#"{"caBundle":"-----BEGIN CERTIFICATE-----"}"#, r#"{"proxy":{"httpProxy":"http://proxy:3128"}}"#] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        let large = format!(r#"{{"caBundle":"{}"}}"#, "x".repeat(40_000));
+        for (bad, words) in [
+            (r#"{"caBundle":"/etc/ca.pem"}"#, "caBundle holds no certificate"),
+            (large.as_str(), "caBundle has 40000 bytes"),
+            (r#"{"proxy":{"httpsProxy":"http://me:secret@proxy"}}"#, "proxy: httpsProxy"),
+            (r#"{"proxy":{"httpProxy":"proxy:3128"}}"#, "proxy: httpProxy"),
+        ] {
+            let error = check(bad).unwrap_err();
+            assert!(error.starts_with(words) && !error.contains("secret"), "{error}");
+        }
     }
 
     #[test]

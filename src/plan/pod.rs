@@ -4,17 +4,21 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        AppArmorProfile, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, DownwardAPIVolumeFile,
-        DownwardAPIVolumeSource, EmptyDirVolumeSource, KeyToPath, ObjectFieldSelector, PersistentVolumeClaimVolumeSource, Pod,
-        PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
-        VolumeMount,
+        AppArmorProfile, Capabilities, Container, ContainerPort, EnvVar, Pod, PodSecurityContext, PodSpec, ResourceRequirements,
+        SeccompProfile, SecurityContext, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
 };
 use kube::{Resource, api::ObjectMeta};
 
-use super::{Attempt, OperatorConfig, Validated, daemon_config::daemon_config, layout, operator_config::RootlessProfiles};
-use crate::api::{ConfigMapSource, OciBuild, Resources};
+use super::{
+    Attempt, OperatorConfig, Validated,
+    daemon_config::daemon_config,
+    layout,
+    operator_config::RootlessProfiles,
+    volumes::{FileAnnotations, volumes},
+};
+use crate::api::{OciBuild, Resources};
 
 /// Label of everything that the operator makes.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
@@ -30,6 +34,7 @@ pub const ATTEMPT_LABEL: &str = "ocibuild.dev/attempt";
 pub const ISOLATION_ANNOTATION: &str = "ocibuild.dev/isolation";
 const INSTRUCTIONS_ANNOTATION: &str = "ocibuild.dev/instructions";
 const DAEMON_CONFIG_ANNOTATION: &str = "ocibuild.dev/buildkitd.toml";
+const AUTHORITIES_ANNOTATION: &str = "ocibuild.dev/authorities";
 
 /// An isolation that was decided: no `auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,13 +82,26 @@ pub fn owner(build: &Validated) -> OwnerReference {
 
 /// The pod of one attempt.
 pub fn build_pod(build: &Validated, attempt: Attempt, isolation: PodIsolation, config: &OperatorConfig) -> Pod {
-    let daemon_config = daemon_config(config);
+    let daemon_config = daemon_config(build);
+    let files = FileAnnotations {
+        instructions: INSTRUCTIONS_ANNOTATION,
+        daemon_config: daemon_config.is_some().then_some(DAEMON_CONFIG_ANNOTATION),
+        authorities: (!config.ca_bundle.is_empty()).then_some(AUTHORITIES_ANNOTATION),
+    };
+    let state = if isolation == PodIsolation::Rootless { "/home/user/.local/share/buildkit" } else { "/var/lib/buildkit" };
+    let mut mounts = Mounts::default();
+    let volumes = volumes(build, state, files).into_iter().map(|volume| {
+        mounts.runner.extend(volume.runner);
+        mounts.daemon.extend(volume.daemon);
+        volume.volume
+    });
+    let volumes = volumes.collect();
     Pod {
-        metadata: metadata(build, attempt, isolation, daemon_config.as_deref()),
+        metadata: metadata(build, attempt, isolation, daemon_config.as_deref(), config),
         spec: Some(PodSpec {
-            init_containers: Some(vec![daemon(build, isolation, daemon_config.is_some(), config)]),
-            containers: vec![runner(build, config)],
-            volumes: Some(volumes(build, daemon_config.is_some())),
+            init_containers: Some(vec![daemon(build, isolation, daemon_config.is_some(), mounts.daemon, config)]),
+            containers: vec![runner(build, mounts.runner, config)],
+            volumes: Some(volumes),
             restart_policy: Some("Never".to_owned()),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
@@ -112,7 +130,19 @@ pub fn build_pod(build: &Validated, attempt: Attempt, isolation: PodIsolation, c
     }
 }
 
-fn metadata(build: &Validated, attempt: Attempt, isolation: PodIsolation, daemon_config: Option<&str>) -> ObjectMeta {
+#[derive(Default)]
+struct Mounts {
+    runner: Vec<VolumeMount>,
+    daemon: Vec<VolumeMount>,
+}
+
+fn metadata(
+    build: &Validated,
+    attempt: Attempt,
+    isolation: PodIsolation,
+    daemon_config: Option<&str>,
+    config: &OperatorConfig,
+) -> ObjectMeta {
     let mut labels = build.pod.labels.clone();
     labels.extend(build_labels(&build.name));
     labels.insert(GENERATION_LABEL.to_owned(), build.generation.to_string());
@@ -124,10 +154,12 @@ fn metadata(build: &Validated, attempt: Attempt, isolation: PodIsolation, daemon
     if let Some(daemon_config) = daemon_config {
         annotations.insert(DAEMON_CONFIG_ANNOTATION.to_owned(), daemon_config.to_owned());
     }
+    if !config.ca_bundle.is_empty() {
+        annotations.insert(AUTHORITIES_ANNOTATION.to_owned(), config.ca_bundle.clone());
+    }
     annotations.insert(ISOLATION_ANNOTATION.to_owned(), isolation.as_str().to_owned());
     annotations.insert("kubectl.kubernetes.io/default-container".to_owned(), layout::BUILD_CONTAINER.to_owned());
-    for keep in ["cluster-autoscaler.kubernetes.io/safe-to-evict", "karpenter.sh/do-not-disrupt"] {
-        let value = if keep.starts_with("karpenter") { "true" } else { "false" };
+    for (keep, value) in [("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"), ("karpenter.sh/do-not-disrupt", "true")] {
         annotations.entry(keep.to_owned()).or_insert_with(|| value.to_owned());
     }
     ObjectMeta {
@@ -141,7 +173,13 @@ fn metadata(build: &Validated, attempt: Attempt, isolation: PodIsolation, daemon
 }
 
 /// No startup probe: the runner polls the socket, which is a second faster.
-fn daemon(build: &Validated, isolation: PodIsolation, has_config: bool, config: &OperatorConfig) -> Container {
+fn daemon(
+    build: &Validated,
+    isolation: PodIsolation,
+    has_config: bool,
+    mounts: Vec<VolumeMount>,
+    config: &OperatorConfig,
+) -> Container {
     let rootless = isolation == PodIsolation::Rootless;
     let mut arguments = vec![format!("--addr={}", layout::DAEMON_ADDRESS)];
     if isolation != PodIsolation::Privileged {
@@ -153,22 +191,40 @@ fn daemon(build: &Validated, isolation: PodIsolation, has_config: bool, config: 
     if has_config {
         arguments.push(format!("--config={}/buildkitd.toml", layout::DAEMON_CONFIG_DIRECTORY));
     }
-    let state = if rootless { "/home/user/.local/share/buildkit" } else { "/var/lib/buildkit" };
-    let mut mounts = vec![mount("socket", layout::SOCKET_DIRECTORY), mount("state", state)];
-    if has_config {
-        mounts.push(VolumeMount { read_only: Some(true), ..mount("daemon-config", layout::DAEMON_CONFIG_DIRECTORY) });
+    if build.debug {
+        arguments.push("--debug".to_owned());
     }
+    let of_operator = if rootless { &config.images.buildkit_rootless } else { &config.images.buildkit };
     Container {
         name: layout::DAEMON_CONTAINER.to_owned(),
-        image: Some(if rootless { &config.images.buildkit_rootless } else { &config.images.buildkit }.clone()),
+        image: Some(build.buildkit_image.as_ref().unwrap_or(of_operator).clone()),
         image_pull_policy: Some(config.images.pull_policy.clone()),
         restart_policy: Some("Always".to_owned()),
         args: Some(arguments),
+        env: environment(build, config),
         volume_mounts: Some(mounts),
         resources: Some(requirements(build.pod.resources.as_ref().unwrap_or(&config.defaults.resources))),
         security_context: Some(daemon_security(isolation, config.rootless_profiles)),
+        // What a daemon says that does not start reaches the failure's message.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
     }
+}
+
+/// What both containers need to reach the world: proxies, and the authorities that Go programs read besides their image's own.
+fn environment(build: &Validated, config: &OperatorConfig) -> Option<Vec<EnvVar>> {
+    let proxy = build.instructions.parameters.proxy.clone().unwrap_or_default();
+    let authorities = (!config.ca_bundle.is_empty()).then(|| format!("/etc/ssl/certs:{}", layout::AUTHORITIES_DIRECTORY));
+    let variables: Vec<EnvVar> = [
+        ("HTTP_PROXY", proxy.http_proxy),
+        ("HTTPS_PROXY", proxy.https_proxy),
+        ("NO_PROXY", proxy.no_proxy),
+        ("SSL_CERT_DIR", authorities),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some(EnvVar { name: name.to_owned(), value: Some(value?), value_from: None }))
+    .collect();
+    (!variables.is_empty()).then_some(variables)
 }
 
 fn daemon_security(isolation: PodIsolation, profiles: RootlessProfiles) -> SecurityContext {
@@ -198,23 +254,7 @@ fn daemon_security(isolation: PodIsolation, profiles: RootlessProfiles) -> Secur
 }
 
 /// The only container that sees credentials.
-fn runner(build: &Validated, config: &OperatorConfig) -> Container {
-    let mut mounts = vec![
-        mount("socket", layout::SOCKET_DIRECTORY),
-        VolumeMount { read_only: Some(true), ..mount("instructions", layout::INSTRUCTIONS_DIRECTORY) },
-        mount("work", layout::WORK_DIRECTORY),
-        mount("memory", layout::MEMORY_DIRECTORY),
-    ];
-    if build.source_claim.is_some() || build.source_config_map.is_some() {
-        mounts.push(VolumeMount { read_only: Some(true), ..mount("source", layout::SOURCE_DIRECTORY) });
-    }
-    if build.output.claim_name().is_some() {
-        mounts.push(mount("output", layout::OUTPUT_DIRECTORY));
-    }
-    for (number, secret) in build.instructions.registry_secrets.iter().enumerate() {
-        let path = secret.path.to_string_lossy();
-        mounts.push(VolumeMount { read_only: Some(true), ..mount(&format!("registry-secret-{number}"), &path) });
-    }
+fn runner(build: &Validated, mounts: Vec<VolumeMount>, config: &OperatorConfig) -> Container {
     Container {
         name: layout::BUILD_CONTAINER.to_owned(),
         image: Some(config.images.runner.clone()),
@@ -225,6 +265,7 @@ fn runner(build: &Validated, config: &OperatorConfig) -> Container {
             container_port: i32::from(layout::PROGRESS_PORT),
             ..ContainerPort::default()
         }]),
+        env: environment(build, config),
         volume_mounts: Some(mounts),
         resources: Some(requirements(&config.defaults.runner_resources)),
         security_context: Some(SecurityContext {
@@ -239,96 +280,6 @@ fn runner(build: &Validated, config: &OperatorConfig) -> Container {
         }),
         ..Container::default()
     }
-}
-
-fn volumes(build: &Validated, has_config: bool) -> Vec<Volume> {
-    let empty =
-        |name: &str| Volume { name: name.to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() };
-    let mut volumes = vec![
-        empty("socket"),
-        // Never the container's own overlay: overlayfs does not stack, and BuildKit would fall back to a slow snapshotter.
-        empty("state"),
-        empty("work"),
-        Volume {
-            empty_dir: Some(EmptyDirVolumeSource {
-                medium: Some("Memory".to_owned()),
-                size_limit: Some(Quantity("4Mi".to_owned())),
-            }),
-            ..empty("memory")
-        },
-        from_annotation("instructions", "instructions.json", INSTRUCTIONS_ANNOTATION),
-    ];
-    if has_config {
-        volumes.push(from_annotation("daemon-config", "buildkitd.toml", DAEMON_CONFIG_ANNOTATION));
-    }
-    if let Some(claim) = &build.source_claim {
-        volumes.push(from_claim("source", &claim.claim_name));
-    }
-    if let Some(source) = &build.source_config_map {
-        volumes.push(from_config_map(source));
-    }
-    if let Some(claim_name) = build.output.claim_name() {
-        volumes.push(from_claim("output", claim_name));
-    }
-    for (number, secret) in build.instructions.registry_secrets.iter().enumerate() {
-        volumes.push(Volume {
-            name: format!("registry-secret-{number}"),
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(secret.name.clone()),
-                // The operator may not read Secrets. The runner finds a missing one at once and names it; the kubelet would
-                // wait for it without an end.
-                optional: Some(true),
-                ..SecretVolumeSource::default()
-            }),
-            ..Volume::default()
-        });
-    }
-    volumes
-}
-
-fn from_claim(name: &str, claim_name: &str) -> Volume {
-    Volume {
-        name: name.to_owned(),
-        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource { claim_name: claim_name.to_owned(), read_only: None }),
-        ..Volume::default()
-    }
-}
-
-fn from_config_map(source: &ConfigMapSource) -> Volume {
-    let items = source.items.iter().map(|item| KeyToPath { key: item.key.clone(), path: item.path.clone(), mode: None });
-    Volume {
-        name: "source".to_owned(),
-        config_map: Some(ConfigMapVolumeSource {
-            name: source.name.clone(),
-            items: (!source.items.is_empty()).then(|| items.collect()),
-            optional: Some(true),
-            ..ConfigMapVolumeSource::default()
-        }),
-        ..Volume::default()
-    }
-}
-
-/// An annotation as a file: it reaches the node with the pod, where a ConfigMap would be one more object and one more read.
-fn from_annotation(name: &str, file: &str, annotation: &str) -> Volume {
-    Volume {
-        name: name.to_owned(),
-        downward_api: Some(DownwardAPIVolumeSource {
-            items: Some(vec![DownwardAPIVolumeFile {
-                path: file.to_owned(),
-                field_ref: Some(ObjectFieldSelector {
-                    field_path: format!("metadata.annotations['{annotation}']"),
-                    ..ObjectFieldSelector::default()
-                }),
-                ..DownwardAPIVolumeFile::default()
-            }]),
-            ..DownwardAPIVolumeSource::default()
-        }),
-        ..Volume::default()
-    }
-}
-
-fn mount(volume: &str, path: &str) -> VolumeMount {
-    VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
 }
 
 fn merged(defaults: &BTreeMap<String, String>, own: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {

@@ -106,6 +106,14 @@ impl ImageReference {
     }
 }
 
+impl ImageReference {
+    /// The same image with `-suffix` behind the tag; none if that would be no tag.
+    pub fn with_tag_suffix(&self, suffix: &str) -> Option<Self> {
+        let tag = format!("{}-{suffix}", self.tag);
+        is_tag(&tag).then(|| Self { tag, ..self.clone() })
+    }
+}
+
 impl fmt::Display for ImageReference {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(registry) = &self.registry {

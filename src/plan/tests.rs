@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{
     Attempt, InvalidSpec, OperatorConfig, OutputPlan, Validated,
     claim::output_claim,
+    daemon_config::daemon_config,
     pod::{PodIsolation, build_pod, pod_name},
     validate,
 };
@@ -19,8 +20,18 @@ fn build(spec: &str) -> OciBuild {
     serde_json::from_value(manifest).unwrap()
 }
 
+/// A configuration that allows all that a build may ask for.
+fn generous() -> OperatorConfig {
+    serde_json::from_value(json!({
+        "allowedOverrides": ["registries", "buildkitConfig", "proxy", "resources", "buildkitImage"],
+        "caBundle": "-----BEGIN CERTIFICATE-----\n",
+        "registries": { "docker.io": { "mirrors": ["old.example.com"] }, "old.example.com": { "http": true } },
+    }))
+    .unwrap()
+}
+
 fn validated(spec: &str) -> Validated {
-    validate(&build(spec), &OperatorConfig::default()).unwrap()
+    validate(&build(spec), &generous()).unwrap()
 }
 
 const HELLO: &str = "
@@ -29,7 +40,7 @@ context: .
 imageName: hello
 ";
 
-const EVERYTHING: &str = "
+const EVERYTHING: &str = r#"
 source: { persistentVolumeClaim: { claimName: sources, path: team/app } }
 context: source-code
 dockerfile: source-code/Dockerfile
@@ -43,6 +54,29 @@ registry: docker.io/my-team
 registrySecrets: [first, second]
 output: { persistentVolumeClaim: { claimName: images, path: built/app } }
 timeout: 30m
+buildArgsFile: ci/args.yml
+labelsFile: ci/labels
+targetFile: ci/target
+additionalTargets: [test]
+platforms: [linux/amd64, linux/arm64]
+unpackRootfs: false
+secrets: [{ id: token, secret: { name: tokens, key: npm } }, { id: file, file: ci/secret }]
+ssh: [{ id: default, secret: { name: deploy, key: ssh-privatekey } }, { id: default, secret: { name: deploy, key: other } }]
+imageArgs: { base_image: base/image.tar }
+addHosts: { git.internal: 10.0.0.7 }
+registryMirrors: { docker.io: [mirror.example.com] }
+registries: { mirror.example.com: { ca: { name: authority } }, registry.example.com: { insecure: true } }
+buildkitConfig: "[worker.oci]\n  max-parallelism = 4\n[registry.'docker.io']\n  http = false\n"
+buildkitImage: mirror.example.com/buildkit:v1
+proxy: { httpProxy: 'http://proxy:3128', noProxy: .svc }
+noCache: true
+sourceDateEpoch: 1700000000
+attestations: { provenance: max, sbom: {} }
+compression: zstd
+compressionLevel: 3
+annotations: { org.example.note: 'a, "b"' }
+extraTags: [v1]
+debug: true
 pod:
   resources: { requests: { cpu: '1' }, limits: { memory: 4Gi } }
   nodeSelector: { disk: fast }
@@ -50,7 +84,7 @@ pod:
   priorityClassName: low
   labels: { cost-centre: '42', app.kubernetes.io/managed-by: somebody }
   annotations: { example.com/note: hello }
-";
+"#;
 
 const CONFIG_MAP: &str = "
 source: { configMap: { name: files, items: [{ key: main, path: src/main.c }] } }
@@ -64,10 +98,11 @@ output: { none: {} }
 #[test]
 fn pods_of_rootless_builds_need_no_privilege_and_keep_credentials_from_the_daemon() {
     let config = OperatorConfig::default();
-    insta::assert_yaml_snapshot!("hello_rootless", build_pod(&validated(HELLO), Attempt::FIRST, PodIsolation::Rootless, &config));
+    let hello = validate(&build(HELLO), &config).unwrap();
+    insta::assert_yaml_snapshot!("hello_rootless", build_pod(&hello, Attempt::FIRST, PodIsolation::Rootless, &config));
     insta::assert_yaml_snapshot!(
         "everything_rootless",
-        build_pod(&validated(EVERYTHING), Attempt::FIRST, PodIsolation::Rootless, &config)
+        build_pod(&validated(EVERYTHING), Attempt::FIRST, PodIsolation::Rootless, &generous())
     );
 }
 
@@ -76,7 +111,8 @@ fn pods_of_userns_and_privileged_builds_differ_in_the_daemon_alone() {
     let config: OperatorConfig =
         serde_json::from_value(json!({ "registries": { "docker.io": { "mirrors": ["mirror.example.com"] } } })).unwrap();
     for isolation in [PodIsolation::Userns, PodIsolation::Privileged] {
-        let pod = build_pod(&validated(CONFIG_MAP), Attempt::FIRST.next(), isolation, &config);
+        let plan = validate(&build(CONFIG_MAP), &config).unwrap();
+        let pod = build_pod(&plan, Attempt::FIRST.next(), isolation, &config);
         insta::assert_yaml_snapshot!(format!("config_map_{}", isolation.as_str()), pod);
     }
 }
@@ -99,7 +135,10 @@ fn whatever_the_isolation_the_builds_own_container_is_restricted_and_no_containe
                 container.volume_mounts.clone().unwrap().into_iter().map(|mount| mount.name).collect::<Vec<_>>()
             };
             let of_daemon = mounts(daemon);
-            assert!(of_daemon.iter().all(|name| ["socket", "state", "daemon-config"].contains(&name.as_str())), "{of_daemon:?}");
+            let is_known = |name: &str| {
+                ["socket", "state", "daemon-config", "authorities"].contains(&name) || name.starts_with("registry-authority-")
+            };
+            assert!(of_daemon.iter().all(|name| is_known(name)), "{of_daemon:?}");
         }
     }
 }
@@ -139,6 +178,45 @@ fn the_pod_of_an_attempt_has_one_name() {
 }
 
 #[test]
+fn what_the_spec_says_of_registries_wins_over_the_operators_and_buildkit_config_over_both() {
+    insta::assert_snapshot!(daemon_config(&validated(EVERYTHING)).unwrap(), @r#"
+    [registry."docker.io"]
+    http = false
+    mirrors = ["mirror.example.com"]
+
+    [registry."mirror.example.com"]
+    ca = ["/etc/ocibuild-registries/0/value"]
+
+    [registry."old.example.com"]
+    http = true
+
+    [registry."registry.example.com"]
+    insecure = true
+
+    [worker.oci]
+    max-parallelism = 4
+    "#);
+    let plain = validate(&build(HELLO), &OperatorConfig::default()).unwrap();
+    assert_eq!(daemon_config(&plain), None, "without registries there is no file");
+}
+
+#[test]
+fn what_the_administrator_does_not_allow_is_refused_by_name() {
+    let config: OperatorConfig = serde_json::from_value(json!({ "allowedOverrides": ["proxy"] })).unwrap();
+    for (more, field) in [
+        ("registryMirrors: { docker.io: [a.example.com] }", "registryMirrors"),
+        ("registries: { a.example.com: { http: true } }", "registries"),
+        ("buildkitConfig: ''", "buildkitConfig"),
+        ("pod: { resources: { limits: { cpu: 1 } } }", "pod.resources"),
+        ("buildkitImage: a", "buildkitImage"),
+    ] {
+        let refused = validate(&build(&format!("{HELLO}{more}")), &config).unwrap_err().to_string();
+        assert_eq!(refused, format!("{field} is not allowed here; the operator's configuration (allowedOverrides) allows proxy"));
+    }
+    validate(&build(&format!("{HELLO}proxy: {{ httpProxy: 'http://a' }}")), &config).unwrap();
+}
+
+#[test]
 fn what_the_api_server_cannot_see_is_refused_by_name() {
     for (spec, message) in [
         (HELLO.replace("context: .", "context: a/../../b"), "context: \"a/../../b\" is absolute or has '..' in it"),
@@ -147,13 +225,22 @@ fn what_the_api_server_cannot_see_is_refused_by_name() {
             "isolation: privileged is not allowed here; the operator's configuration allows rootless, userns",
         ),
         (format!("{HELLO}timeout: soon"), "timeout: \"soon\" is not a duration such as 30m or 1h30m"),
+        (format!("{HELLO}buildkitConfig: 'root = \"/\"'"), "buildkitConfig: root is set by the operator and cannot be set here"),
+        (
+            format!("{HELLO}buildkitConfig: 'not toml'"),
+            "buildkitConfig: TOML parse error at line 1, column 5\n  |\n1 | not toml\n  |     ^\nkey with no value, expected `=`",
+        ),
+        (
+            format!("{HELLO}outputFormat: docker\nplatforms: [linux/amd64, linux/arm64]"),
+            "outputFormat: a docker tar holds one platform and no attestations; write oci",
+        ),
         (
             HELLO.replace("{ files: { Dockerfile: 'FROM scratch' } }", "{}"),
-            "source: name exactly one of persistentVolumeClaim, git, http, configMap or files",
+            "source: name exactly one of persistentVolumeClaim, git, http, configMap, files or image",
         ),
         (
             HELLO.replace("FROM scratch", &"x".repeat(300_000)),
-            "source.files, buildArgs and labels are 300214 bytes together; at most 204800 fit. Put large files into a ConfigMap, a claim or a repository",
+            "source.files, buildArgs, labels and the other fields are 300261 bytes together; at most 204800 fit. Put large files into a ConfigMap, a claim or a repository",
         ),
     ] {
         let refused: InvalidSpec = validate(&build(&spec), &OperatorConfig::default()).unwrap_err();

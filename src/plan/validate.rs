@@ -3,12 +3,19 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use super::{
-    ImageReference, InvalidReference, OperatorConfig,
+    ImageReference, InvalidReference, OperatorConfig, daemon_config,
     duration::parse_duration,
-    instructions::{Instructions, MountedSecret, OutputInstructions, SourceInstructions},
+    instructions::{
+        BuildParameters, ImageForm, Instructions, MountedKey, MountedSecret, OutputInstructions, SecretInstructions,
+        SecretOrigin, SourceInstructions, SshInstructions,
+    },
     layout,
+    operator_config::Override,
+    registries::registries,
 };
-use crate::api::{ConfigMapSource, Isolation, OciBuild, PodSettings, Source};
+use crate::api::{
+    ConfigMapKey, ConfigMapSource, Isolation, OciBuild, OciBuildSpec, OutputFormat, PodSettings, SecretKey, Source,
+};
 
 /// Annotations of an object may hold 256 KiB in all; the rest is left for others.
 const INSTRUCTIONS_LIMIT: usize = 200 * 1024;
@@ -20,7 +27,7 @@ pub enum InvalidSpec {
     #[error(transparent)]
     Reference(#[from] InvalidReference),
     /// No source, or more than one: only possible in a file that no API server has seen.
-    #[error("source: name exactly one of persistentVolumeClaim, git, http, configMap or files")]
+    #[error("source: name exactly one of persistentVolumeClaim, git, http, configMap, files or image")]
     Source,
     /// A path that is absolute or leaves its root.
     #[error("{field}: {path:?} is absolute or has '..' in it")]
@@ -41,9 +48,26 @@ pub enum InvalidSpec {
         /// What is allowed.
         allowed: String,
     },
+    /// The administrator does not allow it.
+    #[error("{field} is not allowed here; the operator's configuration (allowedOverrides) allows {allowed}")]
+    OverrideNotAllowed {
+        /// The field.
+        field: &'static str,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// `buildkitConfig` is no TOML, or sets what it may not.
+    #[error("buildkitConfig: {0}")]
+    BuildkitConfig(String),
+    /// The format cannot hold what is asked for: only possible in a file that no API server has seen.
+    #[error("outputFormat: a docker tar holds one platform and no attestations; write oci")]
+    Format,
+    /// A secret that comes from nowhere, or from two places: only possible in a file that no API server has seen.
+    #[error("secrets: {0}: name exactly one of secret or file")]
+    Secret(String),
     /// Too much for the pod's annotation.
     #[error(
-        "source.files, buildArgs and labels are {0} bytes together; at most {INSTRUCTIONS_LIMIT} fit. Put large files into a ConfigMap, a claim or a repository"
+        "source.files, buildArgs, labels and the other fields are {0} bytes together; at most {INSTRUCTIONS_LIMIT} fit. Put large files into a ConfigMap, a claim or a repository"
     )]
     TooLarge(usize),
     /// An object without name or namespace: it never came from an API server.
@@ -102,20 +126,21 @@ pub struct Validated {
     /// The isolation that was asked for, `auto` included.
     pub isolation: Isolation,
     /// Claim of the source.
-    pub source_claim: Option<SourceClaimPlan>,
+    pub source_claim: Option<String>,
     /// ConfigMap of the source.
     pub source_config_map: Option<ConfigMapSource>,
+    /// ConfigMaps with the authorities of registries, in the order of their mounts.
+    pub registry_authorities: Vec<ConfigMapKey>,
+    /// What the spec adds to buildkitd.toml.
+    pub buildkit_config: toml::Table,
+    /// Another image of BuildKit than the operator's.
+    pub buildkit_image: Option<String>,
+    /// Whether the daemon writes its debug log.
+    pub debug: bool,
     /// Where the tar goes.
     pub output: OutputPlan,
     /// How the pod is scheduled and sized.
     pub pod: PodSettings,
-}
-
-/// The claim that holds the source.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceClaimPlan {
-    /// Name of the claim.
-    pub claim_name: String,
 }
 
 /// Where the tar goes.
@@ -158,38 +183,27 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
     if let Some(dockerfile) = &spec.dockerfile {
         relative("dockerfile", dockerfile)?;
     }
+    allowed_overrides(spec, config)?;
     let timeout = match &spec.timeout {
         Some(text) => parse_duration(text).ok_or_else(|| InvalidSpec::Timeout(text.clone()))?,
         None => config.defaults.timeout.0,
     };
-    let isolation = spec.isolation.unwrap_or(config.defaults.isolation);
-    if isolation != Isolation::Auto && !config.allowed_isolations.contains(&isolation) {
-        let text = |isolation: &Isolation| format!("{isolation:?}").to_lowercase();
-        return Err(InvalidSpec::IsolationNotAllowed {
-            asked: text(&isolation),
-            allowed: config.allowed_isolations.iter().map(text).collect::<Vec<_>>().join(", "),
-        });
-    }
+    let isolation = isolation(spec, config)?;
     let (output, output_path) = output(&name, build, config)?;
+    let (registries, registry_authorities) = registries(spec, config);
     let instructions = Instructions {
         build: format!("{namespace}/{name}"),
         source: source_instructions(&spec.source)?,
         context: spec.context.clone(),
         dockerfile: spec.dockerfile.clone(),
-        reference: ImageReference::new(spec.registry.as_deref(), &spec.image_name, &spec.image_tag)?,
-        build_args: spec.build_args.clone(),
-        labels: spec.labels.clone(),
-        target: spec.target.clone(),
+        references: references(spec)?,
+        parameters: parameters(spec, config)?,
+        image: image_form(spec)?,
+        secrets: secrets(spec)?,
+        ssh: ssh(spec),
         push: spec.push,
-        registry_secrets: spec
-            .registry_secrets
-            .iter()
-            .enumerate()
-            .map(|(number, name)| MountedSecret {
-                name: name.clone(),
-                path: PathBuf::from(format!("{}/{number}", layout::REGISTRY_SECRETS_DIRECTORY)),
-            })
-            .collect(),
+        registry_secrets: registry_secrets(spec),
+        registries,
         output: output_path,
         timeout_seconds: timeout.as_secs(),
     };
@@ -206,15 +220,138 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
         timeout,
         retries: spec.retries.unwrap_or(config.defaults.retries),
         isolation,
-        source_claim: spec
-            .source
-            .persistent_volume_claim
-            .as_ref()
-            .map(|claim| SourceClaimPlan { claim_name: claim.claim_name.clone() }),
+        source_claim: spec.source.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone()),
         source_config_map: spec.source.config_map.clone(),
+        registry_authorities,
+        buildkit_config: spec.buildkit_config.as_deref().map(daemon_config::parse).transpose()?.unwrap_or_default(),
+        buildkit_image: spec.buildkit_image.clone(),
+        debug: spec.debug,
         output,
         pod: spec.pod.clone().unwrap_or_default(),
     })
+}
+
+fn isolation(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<Isolation, InvalidSpec> {
+    let isolation = spec.isolation.unwrap_or(config.defaults.isolation);
+    if isolation == Isolation::Auto || config.allowed_isolations.contains(&isolation) {
+        return Ok(isolation);
+    }
+    let text = |isolation: &Isolation| format!("{isolation:?}").to_lowercase();
+    Err(InvalidSpec::IsolationNotAllowed {
+        asked: text(&isolation),
+        allowed: config.allowed_isolations.iter().map(text).collect::<Vec<_>>().join(", "),
+    })
+}
+
+fn allowed_overrides(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<(), InvalidSpec> {
+    let sets_resources = spec.pod.as_ref().is_some_and(|pod| pod.resources.is_some());
+    for (is_set, field, needed) in [
+        (!spec.registry_mirrors.is_empty(), "registryMirrors", Override::Registries),
+        (!spec.registries.is_empty(), "registries", Override::Registries),
+        (spec.buildkit_config.is_some(), "buildkitConfig", Override::BuildkitConfig),
+        (spec.proxy.is_some(), "proxy", Override::Proxy),
+        (sets_resources, "pod.resources", Override::Resources),
+        (spec.buildkit_image.is_some(), "buildkitImage", Override::BuildkitImage),
+    ] {
+        if is_set && !config.allowed_overrides.contains(&needed) {
+            let names: Vec<_> = config.allowed_overrides.iter().map(|allowed| allowed.as_str()).collect();
+            let allowed = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            return Err(InvalidSpec::OverrideNotAllowed { field, allowed });
+        }
+    }
+    Ok(())
+}
+
+fn references(spec: &OciBuildSpec) -> Result<Vec<ImageReference>, InvalidSpec> {
+    let mut references = Vec::new();
+    for tag in std::iter::once(&spec.image_tag).chain(&spec.extra_tags) {
+        let reference = ImageReference::new(spec.registry.as_deref(), &spec.image_name, tag)?;
+        if !references.contains(&reference) {
+            references.push(reference);
+        }
+    }
+    Ok(references)
+}
+
+fn parameters(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<BuildParameters, InvalidSpec> {
+    for (field, path) in
+        [("buildArgsFile", &spec.build_args_file), ("labelsFile", &spec.labels_file), ("targetFile", &spec.target_file)]
+    {
+        path.as_ref().map_or(Ok(()), |path| relative(field, path))?;
+    }
+    for path in spec.image_args.values() {
+        relative("imageArgs", path)?;
+    }
+    Ok(BuildParameters {
+        build_args: spec.build_args.clone(),
+        build_args_file: spec.build_args_file.clone(),
+        labels: spec.labels.clone(),
+        labels_file: spec.labels_file.clone(),
+        image_args: spec.image_args.clone(),
+        target: spec.target.clone(),
+        target_file: spec.target_file.clone(),
+        additional_targets: spec.additional_targets.clone(),
+        platforms: spec.platforms.clone(),
+        add_hosts: spec.add_hosts.clone(),
+        proxy: spec.proxy.clone().or_else(|| config.proxy.clone()),
+        no_cache: spec.no_cache,
+        source_date_epoch: spec.source_date_epoch,
+    })
+}
+
+fn image_form(spec: &OciBuildSpec) -> Result<ImageForm, InvalidSpec> {
+    let is_index = spec.platforms.len() > 1 || spec.attestations.is_some();
+    let format = match spec.output_format {
+        Some(OutputFormat::Docker) if is_index => return Err(InvalidSpec::Format),
+        Some(format) => format,
+        None if is_index => OutputFormat::Oci,
+        None => OutputFormat::Docker,
+    };
+    Ok(ImageForm {
+        format,
+        unpack_rootfs: spec.unpack_rootfs,
+        annotations: spec.annotations.clone(),
+        compression: spec.compression,
+        compression_level: spec.compression_level,
+        attestations: spec.attestations.clone(),
+    })
+}
+
+fn secrets(spec: &OciBuildSpec) -> Result<Vec<SecretInstructions>, InvalidSpec> {
+    let secret = |(number, secret): (usize, &crate::api::BuildSecret)| {
+        let from = match (&secret.secret, &secret.file) {
+            (Some(key), None) => SecretOrigin::Key(mounted_key(key, layout::BUILD_SECRETS_DIRECTORY, number)),
+            (None, Some(path)) => {
+                relative("secrets", path)?;
+                SecretOrigin::File(path.clone())
+            }
+            _ => return Err(InvalidSpec::Secret(secret.id.clone())),
+        };
+        Ok(SecretInstructions { id: secret.id.clone(), from })
+    };
+    spec.secrets.iter().enumerate().map(secret).collect()
+}
+
+fn ssh(spec: &OciBuildSpec) -> Vec<SshInstructions> {
+    let keys = spec.ssh.iter().enumerate();
+    keys.map(|(number, ssh)| SshInstructions { id: ssh.id.clone(), key: mounted_key(&ssh.secret, layout::SSH_DIRECTORY, number) })
+        .collect()
+}
+
+fn registry_secrets(spec: &OciBuildSpec) -> Vec<MountedSecret> {
+    let names = spec.registry_secrets.iter().enumerate();
+    names
+        .map(|(number, name)| MountedSecret { name: name.clone(), path: numbered(layout::REGISTRY_SECRETS_DIRECTORY, number) })
+        .collect()
+}
+
+fn mounted_key(key: &SecretKey, directory: &str, number: usize) -> MountedKey {
+    let path = numbered(directory, number).join(layout::KEY_FILE);
+    MountedKey { secret: key.name.clone(), key: key.key.clone(), path }
+}
+
+fn numbered(directory: &str, number: usize) -> PathBuf {
+    PathBuf::from(format!("{directory}/{number}"))
 }
 
 fn source_instructions(source: &Source) -> Result<SourceInstructions, InvalidSpec> {
@@ -245,6 +382,9 @@ fn source_instructions(source: &Source) -> Result<SourceInstructions, InvalidSpe
     }
     if let Some(http) = &source.http {
         sources.push(SourceInstructions::Http { url: http.url.clone(), sha256: http.sha256.clone() });
+    }
+    if let Some(image) = &source.image {
+        sources.push(SourceInstructions::Image { reference: image.reference.clone() });
     }
     let mut sources = sources.into_iter();
     match (sources.next(), sources.next()) {

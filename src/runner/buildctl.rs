@@ -1,11 +1,11 @@
-//! Runs buildctl as a child: its arguments (pure), its progress, its end.
+//! Runs buildctl as a child: its streams, its progress, its end.
 
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     fs::File,
     io::{self, Write},
-    path::{Path, PathBuf},
+    os::fd::OwnedFd,
+    path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -17,8 +17,7 @@ use tokio::{
     process::{ChildStderr, Command},
 };
 
-use super::{locate::Located, progress::Tracker, stop::Stop};
-use crate::plan::instructions::Instructions;
+use super::{progress::Tracker, stop::Stop};
 
 /// How long buildctl has to end after it was asked to.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -57,22 +56,39 @@ impl SharedTracker {
     }
 }
 
-/// What the standard output of a run is for.
-pub trait Sink: Send + 'static {
-    /// Takes all of it; runs on a thread of its own.
-    fn take(&mut self, output: File) -> io::Result<()>;
+/// Takes all of a stream; runs on a thread of its own.
+pub type Taker<T> = Box<dyn FnOnce(File) -> io::Result<T> + Send>;
+
+/// What the streams of a run are for.
+pub struct Streams<T = (), U = ()> {
+    /// What buildctl reads on its standard input.
+    pub input: Option<Vec<u8>>,
+    /// Who takes its standard output.
+    pub output: Option<Taker<T>>,
+    /// Who takes what it writes to its standard input, which then is a pipe in the other direction: a second output without
+    /// a file or a name in between.
+    pub back_channel: Option<Taker<U>>,
+}
+
+/// What came of a run.
+pub struct Ended<T, U> {
+    /// How buildctl ended.
+    pub status: ExitStatus,
+    /// What became of its standard output.
+    pub output: Option<T>,
+    /// What became of the back channel.
+    pub back_channel: Option<U>,
 }
 
 impl Buildctl {
-    /// Runs buildctl with these arguments and input until it ends or is stopped. Its progress goes to the tracker and, as
-    /// plain lines, to the standard output.
-    pub async fn run<S: Sink>(
+    /// Runs buildctl with these arguments and streams until it ends or is stopped. Its progress goes to the tracker and, as
+    /// plain lines, to the standard output of this process.
+    pub async fn run<T: Send + 'static, U: Send + 'static>(
         &self,
         arguments: &[OsString],
-        input: Option<Vec<u8>>,
-        sink: Option<S>,
+        streams: Streams<T, U>,
         stop: &mut Stop,
-    ) -> io::Result<(ExitStatus, Option<S>)> {
+    ) -> io::Result<Ended<T, U>> {
         let mut command = Command::new("buildctl");
         command
             .arg(format!("--addr={}", self.address))
@@ -82,24 +98,35 @@ impl Buildctl {
             .env("DOCKER_CONFIG", &self.docker_config)
             .env("HOME", &self.scratch)
             .env("TMPDIR", &self.scratch)
-            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
-            .stdout(if sink.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdin(if streams.input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(if streams.output.is_some() { Stdio::piped() } else { Stdio::null() })
             .stderr(Stdio::piped())
             // A group of its own, so that one signal reaches all that it starts.
             .process_group(0)
             .kill_on_drop(true);
+        let back_channel = match streams.back_channel {
+            Some(taker) => {
+                let (reader, writer) = io::pipe()?;
+                command.stdin(writer);
+                Some((File::from(OwnedFd::from(reader)), taker))
+            }
+            None => None,
+        };
         let mut child =
             command.spawn().map_err(|error| io::Error::new(error.kind(), format!("buildctl cannot be started: {error}")))?;
-        if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
+        // It holds the pipe's writing end, which must close when the child ends.
+        drop(command);
+        if let (Some(input), Some(mut stdin)) = (streams.input, child.stdin.take()) {
             stdin.write_all(&input).await?;
         }
-        let sinking = match (sink, child.stdout.take()) {
-            (Some(mut sink), Some(stdout)) => {
-                let output = File::from(stdout.into_owned_fd()?);
-                Some(tokio::task::spawn_blocking(move || sink.take(output).map(|()| sink)))
+        let output = match (streams.output, child.stdout.take()) {
+            (Some(taker), Some(stdout)) => {
+                let stdout = File::from(stdout.into_owned_fd()?);
+                Some(tokio::task::spawn_blocking(move || taker(stdout)))
             }
             _ => None,
         };
+        let back_channel = back_channel.map(|(reader, taker)| tokio::task::spawn_blocking(move || taker(reader)));
         let following = child.stderr.take().map(|stderr| tokio::spawn(follow(stderr, self.tracker.clone())));
         let status = tokio::select! {
             status = child.wait() => status?,
@@ -117,11 +144,15 @@ impl Buildctl {
         if let Some(following) = following {
             following.await.map_err(io::Error::other)??;
         }
-        let sink = match sinking {
-            Some(sinking) => Some(sinking.await.map_err(io::Error::other)??),
+        let output = match output {
+            Some(taking) => Some(taking.await.map_err(io::Error::other)??),
             None => None,
         };
-        Ok((status, sink))
+        let back_channel = match back_channel {
+            Some(taking) => Some(taking.await.map_err(io::Error::other)??),
+            None => None,
+        };
+        Ok(Ended { status, output, back_channel })
     }
 }
 
@@ -163,55 +194,4 @@ async fn next_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>)
             return Ok(true);
         }
     }
-}
-
-/// Arguments that build an image. Whatever a tenant wrote stands behind a `--flag=` or a `key=`, never alone.
-pub fn build_arguments(instructions: &Instructions, located: &Located, metadata_file: &Path) -> Vec<OsString> {
-    let mut arguments = words(&["build", "--progress=rawjson", "--frontend=dockerfile.v0"]);
-    arguments.push(local("context", &located.context));
-    arguments.push(local("dockerfile", &located.dockerfile_directory));
-    arguments.push(option("filename", &located.dockerfile_name));
-    arguments.extend(options("build-arg:", &instructions.build_args));
-    arguments.extend(options("label:", &instructions.labels));
-    arguments.extend(instructions.target.as_deref().map(|target| option("target", target)));
-    arguments.push(joined("--metadata-file=", metadata_file));
-    let name = &instructions.reference;
-    // Both outputs describe the same manifest: with the same options they have the same digest.
-    let same = "oci-mediatypes=true";
-    if instructions.push {
-        arguments.push(OsString::from(format!("--output=type=image,name={name},push=true,{same}")));
-    }
-    if instructions.output.is_some() {
-        arguments.push(OsString::from(format!("--output=type=docker,name={name},{same},dest=-")));
-    }
-    arguments
-}
-
-/// Arguments that fetch a source, whose LLB comes on the standard input, into a folder.
-pub fn fetch_arguments(folder: &Path) -> Vec<OsString> {
-    let mut arguments = words(&["build", "--progress=rawjson"]);
-    arguments.push(joined("--output=type=local,dest=", folder));
-    arguments
-}
-
-fn words(words: &[&str]) -> Vec<OsString> {
-    words.iter().map(OsString::from).collect()
-}
-
-fn option(key: &str, value: &str) -> OsString {
-    OsString::from(format!("--opt={key}={value}"))
-}
-
-fn options(prefix: &str, values: &BTreeMap<String, String>) -> impl Iterator<Item = OsString> {
-    values.iter().map(move |(key, value)| option(&format!("{prefix}{key}"), value))
-}
-
-fn local(name: &str, folder: &Path) -> OsString {
-    joined(&format!("--local={name}="), folder)
-}
-
-fn joined(flag: &str, path: &Path) -> OsString {
-    let mut joined = OsString::from(flag);
-    joined.push(path);
-    joined
 }

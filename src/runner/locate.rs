@@ -67,7 +67,8 @@ fn shown(root: &Path, path: &Path) -> String {
     format!("{:?}", path.strip_prefix(root).unwrap_or(path).to_string_lossy())
 }
 
-fn listing(directory: &Path) -> String {
+/// Names in a folder, for a message.
+pub fn listing(directory: &Path) -> String {
     let names = || -> io::Result<Vec<String>> {
         fs::read_dir(directory)?.take(1000).map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     };

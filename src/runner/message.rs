@@ -34,6 +34,14 @@ fn shorten(result: &mut BuildResult, limit: usize) {
     }
     if let Outcome::Succeeded(image) = &mut result.outcome {
         image.platforms.truncate(limit / 50);
+        // What is left out here stands in result.json beside the tar.
+        for additional in &mut image.additional {
+            additional.tar = additional.tar.take().filter(|_| limit >= 1000);
+            additional.config_digest = additional.config_digest.take().filter(|_| limit >= 600);
+        }
+        if limit < 100 {
+            image.additional.clear();
+        }
     }
 }
 

@@ -1,18 +1,25 @@
 //! In the build pod: drives the BuildKit daemon by its socket and reports how the build ended.
 //!
 //! ```text
-//! instructions ─► source ─► locate ─► buildctl ─► output ─► result ─► termination message
-//!                   │ (llb, unpack)      │ stderr ─► progress ─► log, progress_server, diagnose
+//! instructions ─► source ─► locate, given ─► target (a stage each) ─► output ─► result ─► termination message
+//!                   │ (llb, unpack)            │ arguments ─► buildctl
+//!                                              │ stderr ─► progress ─► log, progress_server, diagnose
 //! ```
 
+mod arguments;
 mod buildctl;
 mod daemon;
 pub mod diagnose;
+mod given;
+mod image_args;
+mod image_tar;
 mod llb;
 mod local;
 mod locate;
 mod message;
+mod oci_layout;
 mod output;
+pub mod parameters;
 pub mod progress;
 mod progress_server;
 mod registry_auth;
@@ -21,6 +28,7 @@ pub mod result;
 mod run;
 mod source;
 mod stop;
+mod target;
 mod unpack;
 
 use std::{

@@ -1,91 +1,208 @@
-//! The files that a build leaves on its output volume: `image.tar`, `digest`, `result.json`. Each appears whole or not at all.
+//! The files that a build leaves on its output volume: `image.tar` and `digest`, the OCI layout `image`, `rootfs` and
+//! `metadata.json`, the same for each further target below `targets`, and `result.json`. They are made in a folder beside and
+//! appear when all of them are whole.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, BufReader, Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Component, Path, PathBuf},
 };
 
 use rustix::fs::OFlags;
-use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    buildctl::Sink,
-    result::{BuildFailure, BuildResult, WrittenTar},
+    result::{BuildFailure, BuildResult},
+    unpack::{Devices, unpack_stream},
 };
 use crate::{
     api::FailureReason,
-    plan::{Digest, instructions::OutputInstructions},
+    plan::instructions::{ImageForm, OutputInstructions},
 };
 
-const TAR: &str = "image.tar";
+/// The image's tar.
+pub const TAR: &str = "image.tar";
+/// The task's digest file.
+pub const DIGEST: &str = "digest";
+/// The OCI layout.
+pub const LAYOUT: &str = "image";
+/// The image's files.
+pub const ROOTFS: &str = "rootfs";
+/// Environment and user of the image.
+pub const METADATA: &str = "metadata.json";
+/// The further targets, a folder each.
+pub const TARGETS: &str = "targets";
 const CHUNK: usize = 1 << 20;
-/// A manifest is some kilobytes; the distribution specification asks registries to take 4 MiB.
-const MANIFEST_LIMIT: u64 = 4 << 20;
 
-/// A tar that is being written beside its final name.
-pub struct TarWriter {
+/// The output folder, and the folder beside where its files are made.
+pub struct Staging {
     folder: PathBuf,
     partial: PathBuf,
-    shown: String,
-    file: File,
-    hash: Sha256,
-    size: u64,
+    shown: PathBuf,
 }
 
-impl TarWriter {
-    /// Makes the folder and the partial file. The name of the build keeps the partial files of others apart.
-    pub fn create(output: &OutputInstructions, build: &str) -> Result<Self, BuildFailure> {
+impl Staging {
+    /// Makes both folders. The name of the build keeps its unfinished files apart from those of others. What is in the place
+    /// of a folder that will be written, and that no build has made, is somebody's: then nothing is built.
+    pub fn create(output: &OutputInstructions, build: &str, image: &ImageForm) -> Result<Self, BuildFailure> {
         let failed = |error: io::Error| {
-            BuildFailure::new(storage_reason(&error), format!("the output folder {:?} cannot be written: {error}", output.path))
+            let message = format!("the output folder {:?} cannot be written: {error}", output.path);
+            let reason =
+                if error.kind() == io::ErrorKind::InvalidInput { FailureReason::InvalidSpec } else { storage_reason(&error) };
+            BuildFailure::new(reason, message)
         };
         let folder = make_folder(&output.root, &output.path).map_err(failed)?;
-        let partial = folder.join(format!(".{TAR}.partial-{}", build.replace('/', "-")));
+        let wanted = [(LAYOUT, image.format == crate::api::OutputFormat::Oci), (ROOTFS, image.unpack_rootfs)];
+        for (name, _) in wanted.into_iter().filter(|(_, is_wanted)| *is_wanted) {
+            if folder.join(name).symlink_metadata().is_ok() && !is_of_a_build(&folder, name) {
+                let message = format!(
+                    "the output folder {:?} holds {name:?}, which no build has made; choose another output path or move it away",
+                    output.path
+                );
+                return Err(BuildFailure::new(FailureReason::InvalidSpec, message));
+            }
+        }
+        let partial = folder.join(format!(".ocibuild-partial-{}", build.replace('/', "-")));
         // What an attempt left that was killed; no other attempt of this build runs.
-        match fs::remove_file(&partial) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        let file = create_new(&partial).map_err(failed)?;
-        let shown = Path::new(&output.path).join(TAR).to_string_lossy().into_owned();
-        Ok(Self { folder, partial, shown, file, hash: Sha256::new(), size: 0 })
+        remove(&partial).map_err(failed)?;
+        fs::create_dir(&partial).map_err(failed)?;
+        Ok(Self { folder, partial, shown: PathBuf::from(&output.path) })
     }
 
-    /// Gives the tar its name, now that the build has succeeded.
-    pub fn finish(mut self) -> io::Result<(WrittenTar, Contents)> {
-        self.file.sync_all()?;
-        let contents = read_contents(&mut self.file);
-        fs::rename(&self.partial, self.folder.join(TAR))?;
-        let sha256 = hex::encode(std::mem::replace(&mut self.hash, Sha256::new()).finalize());
-        let size = i64::try_from(self.size).map_err(io::Error::other)?;
-        Ok((WrittenTar { path: self.shown.clone(), size, sha256, format: "docker".to_owned() }, contents))
+    /// The folder of a target's unfinished files, and where they will be, as status shows it.
+    pub fn target(&self, stage: Option<&str>) -> io::Result<(PathBuf, PathBuf)> {
+        let Some(stage) = stage else { return Ok((self.partial.clone(), self.shown.clone())) };
+        let below = Path::new(TARGETS).join(stage);
+        let folder = self.partial.join(&below);
+        fs::create_dir_all(&folder)?;
+        Ok((folder, self.shown.join(below)))
+    }
+
+    /// Puts everything in its place, and takes away what an earlier build left and this one has not made.
+    pub fn publish(self) -> io::Result<()> {
+        for name in [LAYOUT, ROOTFS] {
+            if is_of_a_build(&self.folder, name) {
+                // Away from the place first: a folder cannot be renamed over one that has files.
+                move_folder(&self.folder.join(name), &self.partial.join(format!("old-{name}")))?;
+                if name == ROOTFS {
+                    fs::remove_file(self.folder.join(METADATA))?;
+                }
+            }
+        }
+        let targets = self.partial.join(TARGETS);
+        if targets.is_dir() {
+            let there = self.folder.join(TARGETS);
+            fs::create_dir_all(&there)?;
+            for entry in fs::read_dir(&targets)? {
+                let name = entry?.file_name();
+                let old = there.join(&name);
+                if is_target(&old) {
+                    fs::rename(&old, self.partial.join("old-target"))?;
+                    remove(&self.partial.join("old-target"))?;
+                }
+                fs::rename(targets.join(&name), old)?;
+            }
+        }
+        // By metadata.json a later build knows that rootfs is a build's: it comes first.
+        for name in [METADATA, ROOTFS, LAYOUT, TAR, DIGEST] {
+            let (made, place) = (self.partial.join(name), self.folder.join(name));
+            if made.is_dir() {
+                move_folder(&made, &place)?;
+            } else if made.is_file() {
+                fs::rename(made, place)?;
+            }
+        }
+        File::open(&self.folder)?.sync_all()
     }
 }
 
-impl Sink for TarWriter {
-    fn take(&mut self, mut output: File) -> io::Result<()> {
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            let read = match output.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            self.hash.update(&buffer[..read]);
-            self.file.write_all(&buffer[..read])?;
-            self.size += read as u64;
-        }
-    }
-}
-
-impl Drop for TarWriter {
+impl Drop for Staging {
     fn drop(&mut self) {
-        // Renamed already where all went well.
-        let _ = fs::remove_file(&self.partial);
+        let _ = remove(&self.partial);
     }
+}
+
+/// A folder can be moved only by who may write to it.
+fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
+    let mode = fs::metadata(from)?.permissions().mode();
+    fs::set_permissions(from, Permissions::from_mode(mode | 0o700))?;
+    fs::rename(from, to)
+}
+
+/// Whether a folder was made by a build: an OCI layout says so itself, `rootfs` by the file that is written with it.
+fn is_of_a_build(folder: &Path, name: &str) -> bool {
+    let is_folder = folder.join(name).symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+    is_folder && if name == LAYOUT { folder.join(name).join("oci-layout").is_file() } else { folder.join(METADATA).is_file() }
+}
+
+fn is_target(folder: &Path) -> bool {
+    folder.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) && folder.join(DIGEST).is_file()
+}
+
+/// Removes a folder with all that is in it, folders among it that may not be written to: those of an image can be.
+fn remove(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            make_writable(folder)?;
+            fs::remove_dir_all(folder)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn make_writable(folder: &Path) -> io::Result<()> {
+    fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            make_writable(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// A tar that was written.
+pub struct TarFile {
+    /// The file, open for reading.
+    pub file: File,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 in hexadecimal digits.
+    pub sha256: String,
+}
+
+/// Writes `image.tar` as it comes.
+pub fn write_tar(folder: &Path, mut stream: impl Read) -> io::Result<TarFile> {
+    let mut file = create_new(&folder.join(TAR))?;
+    let mut hash = Sha256::new();
+    let mut size = 0;
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let read = match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hash.update(&buffer[..read]);
+        file.write_all(&buffer[..read])?;
+        size += read as u64;
+    }
+    file.sync_all()?;
+    Ok(TarFile { file, size, sha256: hex::encode(hash.finalize()) })
+}
+
+/// Writes `rootfs` as its tar comes; how many devices were left out.
+pub fn write_rootfs(folder: &Path, stream: impl Read) -> io::Result<u64> {
+    let root = folder.join(ROOTFS);
+    fs::create_dir(&root)?;
+    let mut stream = BufReader::with_capacity(CHUNK, stream);
+    let left_out = unpack_stream(&mut stream, &root, Devices::LeaveOut);
+    // What follows the archive's end must be taken, or BuildKit could not end.
+    io::copy(&mut stream, &mut io::sink())?;
+    left_out
 }
 
 /// Whether an error is that of a full volume.
@@ -96,17 +213,12 @@ pub fn storage_reason(error: &io::Error) -> FailureReason {
     }
 }
 
-/// Writes the task's `digest` file, without a newline as the peer does, and `result.json`.
-pub fn write_beside(folder: &Path, digest: &Digest, result: &BuildResult) -> io::Result<()> {
-    write_whole(folder, "digest", digest.as_str().as_bytes())?;
-    write_whole(folder, "result.json", &serde_json::to_vec_pretty(result)?)
-}
-
-fn write_whole(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
-    let partial = folder.join(format!(".{name}.partial"));
+/// Writes `result.json` beside the tar.
+pub fn write_result(folder: &Path, result: &BuildResult) -> io::Result<()> {
+    let partial = folder.join(".result.json.partial");
     let _ = fs::remove_file(&partial);
-    create_new(&partial)?.write_all(content)?;
-    fs::rename(partial, folder.join(name))
+    create_new(&partial)?.write_all(&serde_json::to_vec_pretty(result)?)?;
+    fs::rename(partial, folder.join("result.json"))
 }
 
 /// Never through a link that somebody left on the volume.
@@ -122,6 +234,7 @@ fn create_new(path: &Path) -> io::Result<File> {
 
 /// Makes the folder below the volume's root; a link on the volume must not lead out of it.
 fn make_folder(root: &Path, path: &str) -> io::Result<PathBuf> {
+    let leads_out = |what| io::Error::new(io::ErrorKind::InvalidInput, format!("{what} leads out of the volume"));
     let root = root.canonicalize()?;
     let mut folder = root.clone();
     for component in Path::new(path).components() {
@@ -134,87 +247,14 @@ fn make_folder(root: &Path, path: &str) -> io::Result<PathBuf> {
                 }
                 folder = folder.join(name).canonicalize()?;
                 if !folder.starts_with(&root) {
-                    return Err(io::Error::other("a link leads out of the volume"));
+                    return Err(leads_out("a link"));
                 }
             }
-            _ => return Err(io::Error::other("the path leads out of the volume")),
+            _ => return Err(leads_out("the path")),
         }
     }
     Ok(folder)
 }
 
-/// What the tar says about its image.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Contents {
-    /// Bytes of configuration and layers, if the tar holds one manifest.
-    pub size: Option<i64>,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct Manifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct Descriptor {
-    digest: Digest,
-    size: i64,
-}
-
-/// Reads the index and its manifest; the layers are passed over, not read.
-fn read_contents(tar: &mut File) -> Contents {
-    let mut size = || -> Option<i64> {
-        let index: Index = member(tar, "index.json")?;
-        let [manifest] = index.manifests.as_slice() else { return None };
-        let manifest: Manifest = member(tar, &format!("blobs/sha256/{}", manifest.digest.hex()))?;
-        Some(manifest.config.size + manifest.layers.iter().map(|layer| layer.size).sum::<i64>())
-    };
-    Contents { size: size() }
-}
-
-fn member<T: serde::de::DeserializeOwned>(tar: &mut File, name: &str) -> Option<T> {
-    tar.rewind().ok()?;
-    let mut archive = tar::Archive::new(tar);
-    let mut entries = archive.entries_with_seek().ok()?;
-    let entry = entries.find_map(|entry| entry.ok().filter(|entry| entry.path().is_ok_and(|path| path == Path::new(name))))?;
-    serde_json::from_reader(entry.take(MANIFEST_LIMIT)).ok()
-}
-
 #[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::symlink};
-
-    use super::{OutputInstructions, TarWriter, make_folder};
-
-    #[test]
-    fn a_tar_that_is_not_finished_leaves_nothing() {
-        let root = tempfile::tempdir().unwrap();
-        let output = OutputInstructions { root: root.path().to_owned(), path: "a/b".to_owned() };
-        fs::create_dir_all(root.path().join("a/b")).unwrap();
-        fs::write(root.path().join("a/b/.image.tar.partial-team-app"), "of a killed attempt").unwrap();
-        fs::write(root.path().join("a/b/image.tar"), "of the generation before").unwrap();
-        drop(TarWriter::create(&output, "team/app").unwrap());
-        let left: Vec<_> = fs::read_dir(root.path().join("a/b")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["image.tar"]);
-        assert_eq!(fs::read_to_string(root.path().join("a/b/image.tar")).unwrap(), "of the generation before");
-    }
-
-    #[test]
-    fn links_on_the_volume_lead_nowhere_outside_it() {
-        let root = tempfile::tempdir().unwrap();
-        let outside = tempfile::tempdir().unwrap();
-        symlink(outside.path(), root.path().join("out")).unwrap();
-        assert!(make_folder(root.path(), "out/x").is_err() && make_folder(root.path(), "../x").is_err());
-        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
-        symlink(outside.path().join("stolen"), root.path().join(".image.tar.partial-team-app")).unwrap();
-        let output = OutputInstructions { root: root.path().to_owned(), path: String::new() };
-        TarWriter::create(&output, "team/app").unwrap();
-        assert!(!outside.path().join("stolen").exists());
-    }
-}
+mod tests;

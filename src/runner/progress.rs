@@ -173,12 +173,20 @@ impl Tracker {
         for warning in report.warnings {
             let text = STANDARD.decode(warning.short).unwrap_or_default();
             let text = readable(&String::from_utf8_lossy(&text), TEXT_LIMIT);
-            if self.warnings.len() < WARNINGS_LIMIT && !self.warnings.contains(&text) {
+            if self.warn(&text) {
                 printed.push(format!("WARNING: {text}"));
-                self.warnings.push(text);
             }
         }
         printed
+    }
+
+    /// Keeps a warning, if there is room; whether it is new.
+    pub fn warn(&mut self, warning: &str) -> bool {
+        let is_new = self.warnings.len() < WARNINGS_LIMIT && !self.warnings.iter().any(|other| other == warning);
+        if is_new {
+            self.warnings.push(warning.to_owned());
+        }
+        is_new
     }
 
     /// How far the build is.
@@ -275,7 +283,8 @@ impl Tracker {
         // A vertex can start again; then it is open until it completes again.
         vertex.started = report.started.or(vertex.started);
         vertex.completed = report.completed;
-        vertex.is_cached |= report.cached;
+        // A step that several targets share is done by the first and cached for the others.
+        vertex.is_cached |= report.cached && !vertex.is_closed;
         vertex.is_failed |= !report.error.is_empty();
         match vertex.kind {
             Kind::Step => self.build.cover(report.started, report.completed),

@@ -42,8 +42,7 @@ pub fn write_docker_config(secrets: &[MountedSecret], folder: &Path) -> Result<(
 }
 
 fn read(secret: &MountedSecret) -> Result<Map<String, Value>, BuildFailure> {
-    let missing =
-        |what: &str| BuildFailure::new(FailureReason::SecretMissing, format!("registrySecrets: Secret {:?} {what}", secret.name));
+    let failed = |reason, what: &str| BuildFailure::new(reason, format!("registrySecrets: Secret {:?} {what}", secret.name));
     let path = secret.path.join(KEY);
     let is_large = fs::metadata(&path)
         .map_err(|_| {
@@ -52,18 +51,19 @@ fn read(secret: &MountedSecret) -> Result<Map<String, Value>, BuildFailure> {
                 entry.is_ok_and(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".."))
             };
             let is_mounted = fs::read_dir(&secret.path).is_ok_and(|mut entries| entries.any(is_key));
-            missing(if is_mounted {
+            let words = if is_mounted {
                 "has no key .dockerconfigjson; its type must be kubernetes.io/dockerconfigjson"
             } else {
                 "does not exist"
-            })
+            };
+            failed(FailureReason::SecretMissing, words)
         })?
         .len()
         > SIZE_LIMIT;
     let text = if is_large { None } else { fs::read_to_string(&path).ok() };
     let parsed = text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
     let auths = parsed.as_ref().and_then(|config| config.get("auths")).and_then(Value::as_object);
-    auths.cloned().ok_or_else(|| missing("holds no JSON with \"auths\" in .dockerconfigjson"))
+    auths.cloned().ok_or_else(|| failed(FailureReason::SecretInvalid, "holds no JSON with \"auths\" in .dockerconfigjson"))
 }
 
 #[cfg(test)]
@@ -103,14 +103,16 @@ mod tests {
         fs::write(root.path().join("other/password"), "hunter2").unwrap();
         let none = secret(root.path(), "none", None);
         fs::create_dir(root.path().join("none/..data")).unwrap();
-        for (secret, words) in [
-            (none, "Secret \"none\" does not exist"),
-            (other, "Secret \"other\" has no key .dockerconfigjson"),
-            (secret(root.path(), "bad", Some("hunter2")), "Secret \"bad\" holds no JSON"),
-            (secret(root.path(), "odd", Some(r#"{"auths":"hunter2"}"#)), "Secret \"odd\" holds no JSON"),
+        let bad = secret(root.path(), "bad", Some("hunter2"));
+        let odd = secret(root.path(), "odd", Some(r#"{"auths":"hunter2"}"#));
+        for (secret, reason, words) in [
+            (none, FailureReason::SecretMissing, "Secret \"none\" does not exist"),
+            (other, FailureReason::SecretMissing, "Secret \"other\" has no key .dockerconfigjson"),
+            (bad, FailureReason::SecretInvalid, "Secret \"bad\" holds no JSON"),
+            (odd, FailureReason::SecretInvalid, "Secret \"odd\" holds no JSON"),
         ] {
             let failure = write_docker_config(&[secret], &root.path().join("merged")).unwrap_err();
-            assert_eq!(failure.reason, FailureReason::SecretMissing);
+            assert_eq!(failure.reason, reason);
             assert!(failure.message.contains(words) && !failure.message.contains("hunter2"), "{}", failure.message);
         }
     }

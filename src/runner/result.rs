@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{FailureReason, Progress},
+    api::{FailureReason, OutputFormat, Progress},
     plan::Digest,
 };
 
@@ -77,6 +77,25 @@ pub struct BuiltImage {
     /// The tar, if one was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tar: Option<WrittenTar>,
+    /// The images of the additional targets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub additional: Vec<AdditionalImage>,
+}
+
+/// The image of an additional target.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AdditionalImage {
+    /// The stage.
+    pub target: String,
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// Digest of the image's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_digest: Option<Digest>,
+    /// The tar; none where the message had no room for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tar: Option<WrittenTar>,
 }
 
 /// The tar that was written.
@@ -89,8 +108,8 @@ pub struct WrittenTar {
     pub size: i64,
     /// SHA-256 in hexadecimal digits.
     pub sha256: String,
-    /// `docker` for now.
-    pub format: String,
+    /// Its format.
+    pub format: OutputFormat,
 }
 
 /// Why the build failed, as the runner saw it.

@@ -1,29 +1,23 @@
 //! One build from its instructions to its result, wherever it runs: source → context and Dockerfile → buildctl → tar.
 
 use std::{
-    fs,
     io::{self, Write},
     path::{Path, PathBuf},
     time::Instant,
 };
 
-use serde::Deserialize;
-
 use super::{
-    buildctl::{Buildctl, SharedTracker, build_arguments},
-    daemon,
-    diagnose::{Activity, Evidence, diagnose},
+    buildctl::{Buildctl, SharedTracker},
+    daemon, given,
     locate::locate,
-    output::{Contents, TarWriter, storage_reason, write_beside},
+    output::{Staging, storage_reason, write_result},
     registry_auth::write_docker_config,
-    result::{BuildFailure, BuildResult, BuiltImage, Milliseconds, Outcome, WrittenTar},
+    result::{AdditionalImage, BuildFailure, BuildResult, BuiltImage, Milliseconds, Outcome},
     source,
-    stop::{Reason, Stop},
+    stop::{Stop, StopReason},
+    target::{BuiltTarget, TargetRun},
 };
-use crate::{
-    api::FailureReason,
-    plan::{Digest, instructions::Instructions},
-};
+use crate::{api::FailureReason, plan::instructions::Instructions};
 
 /// Where the runner finds and leaves things: in the pod, or on this machine.
 pub struct Surroundings {
@@ -42,31 +36,6 @@ pub struct Run<'a> {
     tracker: SharedTracker,
     stop: Stop,
     timings: Milliseconds,
-}
-
-/// The answer of `--metadata-file`.
-#[derive(Deserialize)]
-struct Metadata {
-    #[serde(rename = "containerimage.digest")]
-    digest: Digest,
-    #[serde(rename = "containerimage.config.digest")]
-    config_digest: Option<Digest>,
-    #[serde(rename = "containerimage.descriptor")]
-    descriptor: Option<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct Descriptor {
-    #[serde(rename = "mediaType")]
-    media_type: Option<String>,
-    platform: Option<Platform>,
-}
-
-#[derive(Deserialize)]
-struct Platform {
-    os: String,
-    architecture: String,
-    variant: Option<String>,
 }
 
 impl<'a> Run<'a> {
@@ -96,8 +65,8 @@ impl<'a> Run<'a> {
         let step = self.tracker.with(|tracker| tracker.interrupted().map(str::to_owned).or_else(|| tracker.progress().current));
         let place = step.as_ref().map(|step| format!(" in step {step}")).unwrap_or_default();
         let (reason, message) = match reason {
-            Reason::Cancelled => (FailureReason::Cancelled, format!("the build was told to stop{place}")),
-            Reason::Timeout => (
+            StopReason::Cancelled => (FailureReason::Cancelled, format!("the build was told to stop{place}")),
+            StopReason::Timeout => (
                 FailureReason::Timeout,
                 format!("the build took longer than its timeout of {}s{place}", self.instructions.timeout_seconds),
             ),
@@ -113,8 +82,8 @@ impl<'a> Run<'a> {
             }
             None => docker_config_of_user(),
         };
-        let writer = match &self.instructions.output {
-            Some(output) => Some(TarWriter::create(output, &self.instructions.build)?),
+        let staging = match &self.instructions.output {
+            Some(output) => Some(Staging::create(output, &self.instructions.build, &self.instructions.image)?),
             None => None,
         };
         let buildctl = Buildctl {
@@ -130,73 +99,59 @@ impl<'a> Run<'a> {
         let begin = Instant::now();
         let root = source::prepare(self.instructions, &buildctl, &self.surroundings.work, &mut self.stop).await?;
         let located = locate(&root, &self.instructions.context, self.instructions.dockerfile.as_deref())?;
+        let (given, stage) = given::read(self.instructions, &root, &self.surroundings.work)?;
         self.timings.source = Some(milliseconds(begin));
         if self.stop.reason().is_some() {
             return Err(BuildFailure::new(FailureReason::Cancelled, "the build was told to stop"));
         }
 
-        let metadata_file = self.surroundings.work.join("metadata.json");
-        let arguments = build_arguments(self.instructions, &located, &metadata_file);
-        let ended = buildctl.run(&arguments, None, writer, &mut self.stop).await;
-        let (status, writer) = ended
-            .map_err(|error| BuildFailure::new(storage_reason(&error), format!("the image could not be written: {error}")))?;
-        if !status.success() {
-            return Err(self.failed_to_build());
-        }
-        let metadata = read_metadata(&metadata_file)?;
-        let written = match writer {
-            Some(writer) => {
-                Some(tokio::task::spawn_blocking(|| writer.finish()).await.map_err(io::Error::other).flatten().map_err(
-                    |error| BuildFailure::new(storage_reason(&error), format!("image.tar cannot be finished: {error}")),
-                )?)
-            }
-            None => None,
+        let run = TargetRun {
+            instructions: self.instructions,
+            located: &located,
+            given: &given,
+            buildctl: &buildctl,
+            staging: staging.as_ref(),
+            work: &self.surroundings.work,
         };
-        Ok(built(metadata, self.instructions.push, written))
-    }
-
-    fn failed_to_build(&self) -> BuildFailure {
-        self.tracker.with(|tracker| {
-            let remarks: Vec<&str> = tracker.remarks().collect();
-            diagnose(&Evidence { step: tracker.failed(), remarks: &remarks, activity: Activity::Build })
+        let mut additional = Vec::new();
+        for target in &self.instructions.parameters.additional_targets {
+            let built = run.build(Some(target), false, &mut self.stop).await?;
+            additional.extend(built.map(|built| additional_image(target, built)));
+        }
+        let built = run
+            .build(stage.as_deref(), true, &mut self.stop)
+            .await?
+            .ok_or_else(|| BuildFailure::new(FailureReason::Internal, "BuildKit's answer has no image".to_owned()))?;
+        if let Some(staging) = staging {
+            staging.publish().map_err(|error| {
+                let message = format!("the files of the image cannot be put in their place: {error}");
+                BuildFailure::new(storage_reason(&error), message)
+            })?;
+        }
+        Ok(BuiltImage {
+            digest: built.digest,
+            config_digest: built.config_digest,
+            size: built.size,
+            media_type: built.media_type,
+            platforms: built.platforms,
+            pushed: self.instructions.push,
+            tar: built.tar,
+            additional,
         })
     }
 
-    /// The task's digest file and the result beside the tar. The image is there without them: a failure is a warning.
+    /// The image is there without it: a failure is a warning.
     fn leave_beside(&self, result: &BuildResult) {
         let (Outcome::Succeeded(image), Some(output)) = (&result.outcome, &self.instructions.output) else { return };
-        let Some(tar) = &image.tar else { return };
-        let folder = output.root.join(&tar.path);
-        let digest = image.config_digest.as_ref().unwrap_or(&image.digest);
-        if let Some(Err(error)) = folder.parent().map(|folder| write_beside(folder, digest, result)) {
-            let _ = writeln!(io::stdout(), "WARNING: digest and result.json could not be written beside image.tar: {error}");
+        let folder = image.tar.as_ref().and_then(|tar| output.root.join(&tar.path).parent().map(Path::to_owned));
+        if let Some(Err(error)) = folder.map(|folder| write_result(&folder, result)) {
+            let _ = writeln!(io::stdout(), "WARNING: result.json could not be written beside image.tar: {error}");
         }
     }
 }
 
-fn built(metadata: Metadata, pushed: bool, written: Option<(WrittenTar, Contents)>) -> BuiltImage {
-    let descriptor = metadata.descriptor;
-    let platform = descriptor.as_ref().and_then(|descriptor| descriptor.platform.as_ref()).map(|platform| {
-        let variant = platform.variant.as_ref().filter(|variant| !variant.is_empty()).map(|variant| format!("/{variant}"));
-        format!("{}/{}{}", platform.os, platform.architecture, variant.unwrap_or_default())
-    });
-    let (tar, contents) = written.map_or((None, Contents::default()), |(tar, contents)| (Some(tar), contents));
-    BuiltImage {
-        digest: metadata.digest,
-        config_digest: metadata.config_digest,
-        size: contents.size,
-        media_type: descriptor.and_then(|descriptor| descriptor.media_type),
-        platforms: platform.into_iter().collect(),
-        pushed,
-        tar,
-    }
-}
-
-fn read_metadata(path: &Path) -> Result<Metadata, BuildFailure> {
-    let read = || -> io::Result<Metadata> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
-    read().map_err(|error| {
-        BuildFailure::new(FailureReason::Internal, format!("BuildKit's answer about the image cannot be read: {error}"))
-    })
+fn additional_image(target: &str, built: BuiltTarget) -> AdditionalImage {
+    AdditionalImage { target: target.to_owned(), digest: built.digest, config_digest: built.config_digest, tar: built.tar }
 }
 
 fn milliseconds(since: Instant) -> u64 {

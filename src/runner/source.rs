@@ -1,6 +1,7 @@
 //! Brings the source into a folder.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -9,7 +10,8 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    buildctl::{Buildctl, Sink, fetch_arguments},
+    arguments::fetch_arguments,
+    buildctl::{Buildctl, Streams},
     diagnose::{Activity, Evidence, diagnose},
     llb,
     locate::below,
@@ -19,7 +21,7 @@ use super::{
 };
 use crate::{
     api::FailureReason,
-    plan::instructions::{Instructions, SourceInstructions},
+    plan::instructions::{Instructions, RegistryInstructions, SourceInstructions},
 };
 
 const ARCHIVE: &str = "archive";
@@ -32,6 +34,7 @@ pub async fn prepare(
     stop: &mut Stop,
 ) -> Result<PathBuf, BuildFailure> {
     let root = work.join("source");
+    let registries = &instructions.registries;
     match &instructions.source {
         SourceInstructions::Directory { root, path } => directory(root, path),
         SourceInstructions::Files { files } => {
@@ -45,13 +48,21 @@ pub async fn prepare(
             Ok(root)
         }
         SourceInstructions::Git { url, revision } => {
-            fetch(llb::git(url, revision.as_deref()), &root, buildctl, stop).await.map_err(|failure| about(url, url, failure))?;
+            fetch(llb::git(url, revision.as_deref()), &root, registries, buildctl, stop)
+                .await
+                .map_err(|failure| about(url, url, failure))?;
             Ok(root)
+        }
+        SourceInstructions::Image { reference } => {
+            let _ = reference;
+            Err(BuildFailure::new(FailureReason::Internal, "source.image: not there yet"))
         }
         SourceInstructions::Http { url, sha256 } => {
             let folder = work.join("download");
             let shown = url.split(['?', '#']).next().unwrap_or_default();
-            fetch(llb::http(url, ARCHIVE), &folder, buildctl, stop).await.map_err(|failure| about(url, shown, failure))?;
+            fetch(llb::http(url, ARCHIVE), &folder, registries, buildctl, stop)
+                .await
+                .map_err(|failure| about(url, shown, failure))?;
             let (archive, unpacked, sha256) = (folder.join(ARCHIVE), root.clone(), sha256.clone());
             let unpacking = tokio::task::spawn_blocking(move || check_and_unpack(&archive, &sha256, &unpacked)).await;
             let unpacked = unpacking.unwrap_or_else(|error| Err(BuildFailure::new(FailureReason::Internal, error.to_string())));
@@ -104,20 +115,18 @@ fn about(address: &str, shown: &str, failure: BuildFailure) -> BuildFailure {
     }
 }
 
-/// Nothing is expected on the standard output.
-struct Nothing;
-
-impl Sink for Nothing {
-    fn take(&mut self, _: fs::File) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-async fn fetch(definition: Vec<u8>, folder: &Path, buildctl: &Buildctl, stop: &mut Stop) -> Result<(), BuildFailure> {
+async fn fetch(
+    definition: Vec<u8>,
+    folder: &Path,
+    registries: &BTreeMap<String, RegistryInstructions>,
+    buildctl: &Buildctl,
+    stop: &mut Stop,
+) -> Result<(), BuildFailure> {
     let internal = |error: io::Error| BuildFailure::new(FailureReason::Internal, error.to_string());
     fs::create_dir_all(folder).map_err(internal)?;
-    let (status, _) = buildctl.run::<Nothing>(&fetch_arguments(folder), Some(definition), None, stop).await.map_err(internal)?;
-    let outcome = if status.success() {
+    let streams = Streams::<(), ()> { input: Some(definition), output: None, back_channel: None };
+    let ended = buildctl.run(&fetch_arguments(folder, registries), streams, stop).await.map_err(internal)?;
+    let outcome = if ended.status.success() {
         Ok(())
     } else {
         Err(buildctl.tracker.with(|tracker| {

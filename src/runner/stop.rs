@@ -9,7 +9,7 @@ use tokio::{
 
 /// Why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum StopReason {
     /// SIGTERM or SIGINT.
     Cancelled,
     /// The build's timeout.
@@ -18,7 +18,7 @@ pub enum Reason {
 
 /// Tells when to stop; each copy tells it.
 #[derive(Clone)]
-pub struct Stop(watch::Receiver<Option<Reason>>);
+pub struct Stop(watch::Receiver<Option<StopReason>>);
 
 impl Stop {
     /// Listens for signals and starts the clock.
@@ -27,9 +27,9 @@ impl Stop {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::spawn(async move {
             let reason = tokio::select! {
-                _ = terminate.recv() => Reason::Cancelled,
-                _ = interrupt.recv() => Reason::Cancelled,
-                () = tokio::time::sleep(timeout) => Reason::Timeout,
+                _ = terminate.recv() => StopReason::Cancelled,
+                _ = interrupt.recv() => StopReason::Cancelled,
+                () = tokio::time::sleep(timeout) => StopReason::Timeout,
             };
             sender.send_replace(Some(reason));
             // Kept, so that those who listen late are told too.
@@ -46,7 +46,7 @@ impl Stop {
     }
 
     /// Why to stop, if it is time to.
-    pub fn reason(&self) -> Option<Reason> {
+    pub fn reason(&self) -> Option<StopReason> {
         *self.0.borrow()
     }
 }

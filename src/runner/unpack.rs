@@ -1,5 +1,5 @@
-//! Unpacks a source's archive. The archive is a tenant's: nothing is written outside the root, links are not followed while
-//! unpacking, devices are refused, and sizes are bounded.
+//! Unpacks archives: a source's, and the files of an image. An archive is a tenant's: nothing is written outside the root, links
+//! are not followed while unpacking, no device is made, and sizes are bounded.
 
 use std::{
     fs::{self, File, Permissions},
@@ -16,6 +16,15 @@ use super::locate::below;
 const BYTES_LIMIT: u64 = 64 << 30;
 const ENTRIES_LIMIT: u64 = 5_000_000;
 
+/// What is done with devices, pipes and other entries that are neither files, folders nor links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Devices {
+    /// A source may not hold them.
+    Refuse,
+    /// An image may hold them; they are left out.
+    LeaveOut,
+}
+
 /// Unpacks a tar, plain or compressed by gzip or zstd, recognised by its first bytes.
 pub fn unpack(archive: &Path, root: &Path) -> io::Result<()> {
     let mut file = File::open(archive)?;
@@ -24,9 +33,9 @@ pub fn unpack(archive: &Path, root: &Path) -> io::Result<()> {
     file.seek(SeekFrom::Start(0))?;
     let file = BufReader::with_capacity(1 << 18, file);
     match &magic[..length] {
-        [0x1f, 0x8b, ..] => entries(flate2::read::MultiGzDecoder::new(file), root),
-        [0x28, 0xb5, 0x2f, 0xfd] => entries(zstd::Decoder::with_buffer(file)?, root),
-        _ => entries(file, root),
+        [0x1f, 0x8b, ..] => unpack_stream(flate2::read::MultiGzDecoder::new(file), root, Devices::Refuse).map(drop),
+        [0x28, 0xb5, 0x2f, 0xfd] => unpack_stream(zstd::Decoder::with_buffer(file)?, root, Devices::Refuse).map(drop),
+        _ => unpack_stream(file, root, Devices::Refuse).map(drop),
     }
 }
 
@@ -41,12 +50,15 @@ fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
-fn entries(reader: impl Read, root: &Path) -> io::Result<()> {
+/// Unpacks a plain tar as it comes; how many devices were left out.
+pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Result<u64> {
     let mut archive = tar::Archive::new(reader.take(BYTES_LIMIT));
     archive.set_preserve_permissions(true);
     archive.set_preserve_mtime(true);
     archive.set_overwrite(true);
-    let mut count = 0;
+    // Only root can give files away; in the pod they belong to the runner.
+    archive.set_preserve_ownerships(rustix::process::geteuid().is_root() && devices == Devices::LeaveOut);
+    let (mut count, mut left_out) = (0, 0);
     let mut folders = Vec::new();
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -63,6 +75,10 @@ fn entries(reader: impl Read, root: &Path) -> io::Result<()> {
             | EntryType::Symlink
             | EntryType::Link => {}
             EntryType::XGlobalHeader => continue,
+            _ if devices == Devices::LeaveOut => {
+                left_out += 1;
+                continue;
+            }
             other => return Err(io::Error::other(format!("{} is a {other:?}, which a source may not hold", path.display()))),
         }
         let mode = entry.header().mode().unwrap_or(0o755);
@@ -84,7 +100,7 @@ fn entries(reader: impl Read, root: &Path) -> io::Result<()> {
     for (folder, mode) in folders.into_iter().rev() {
         fs::set_permissions(folder, Permissions::from_mode(mode & 0o7777))?;
     }
-    Ok(())
+    Ok(left_out)
 }
 
 #[cfg(test)]

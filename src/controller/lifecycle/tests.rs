@@ -51,6 +51,7 @@ fn success() -> BuildResult {
         platforms: Vec::new(),
         pushed: false,
         tar: None,
+        additional: Vec::new(),
     };
     BuildResult { outcome: Outcome::Succeeded(built), ..BuildResult::failed(failure(FailureReason::Internal)) }
 }

@@ -2,10 +2,10 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{Facts, Standing, summarise};
 use crate::{
-    api::{BuildPod, FailureReason, OciBuildStatus, Phase, Progress},
+    api::{BuildPod, FailureReason, OciBuildStatus, OutputFormat, Phase, Progress},
     controller::lifecycle::Wanted,
     plan::{Attempt, Digest},
-    runner::result::{BuildFailure, BuildResult, BuiltImage, Milliseconds, Outcome, WrittenTar},
+    runner::result::{AdditionalImage, BuildFailure, BuildResult, BuiltImage, Milliseconds, Outcome, WrittenTar},
 };
 
 fn begin() -> Timestamp {
@@ -45,7 +45,18 @@ fn success() -> BuildResult {
         media_type: Some("application/vnd.oci.image.manifest.v1+json".to_owned()),
         platforms: vec!["linux/amd64".to_owned()],
         pushed: true,
-        tar: Some(WrittenTar { path: "image.tar".to_owned(), size: 5678, sha256: "ef".repeat(32), format: "docker".to_owned() }),
+        tar: Some(WrittenTar { path: "image.tar".to_owned(), size: 5678, sha256: "ef".repeat(32), format: OutputFormat::Docker }),
+        additional: vec![AdditionalImage {
+            target: "test".to_owned(),
+            digest: Digest::from_sha256([0x12; 32]),
+            config_digest: None,
+            tar: Some(WrittenTar {
+                path: "targets/test/image.tar".to_owned(),
+                size: 9,
+                sha256: "ab".repeat(32),
+                format: OutputFormat::Docker,
+            }),
+        }],
     };
     BuildResult {
         outcome: Outcome::Succeeded(built),
