@@ -41,7 +41,7 @@ pub struct ConfigMapKey {
 /// Proxies, as the environment variables of the same names are read.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.httpProxy) ? self.httpProxy : '', has(self.httpsProxy) ? self.httpsProxy : ''].all(address, address == '' || address.matches('^https?://[^@/ ]+/?$'))").message("proxy: an http or https address such as http://proxy.example.com:3128, without user name or password: everyone who can read the OciBuild would see them"))]
+#[x_kube(validation = Rule::new("[has(self.httpProxy) ? self.httpProxy : '', has(self.httpsProxy) ? self.httpsProxy : ''].all(address, address == '' || address.matches('^https?://[^@/\\\\s]+/?$'))").message("proxy: an http or https address such as http://proxy.example.com:3128, without user name or password: everyone who can read the OciBuild would see them"))]
 pub struct Proxy {
     /// Proxy for http: HTTP_PROXY.
     #[serde(default, skip_serializing_if = "Option::is_none")]

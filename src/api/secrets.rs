@@ -12,7 +12,7 @@ use super::spec::{OBJECT_NAME, RELATIVE_PATH};
 pub struct BuildSecret {
     /// Name by which a step asks for it: `RUN --mount=type=secret,id=…`.
     #[schemars(length(max = 128))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._/-]*$')").message("secrets: an id has letters, digits, '.', '_', '/' and '-'"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_.][A-Za-z0-9._/-]*$')").message("secrets: an id has letters, digits, '.', '_', '/' and '-'"))]
     pub id: String,
 
     /// A key of a Secret of this namespace.
