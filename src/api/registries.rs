@@ -1,4 +1,5 @@
 //! How registries and the rest of the world are reached.
+#![allow(clippy::struct_field_names)] // Fields of `Proxy` are called as the environment variables are.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -27,13 +28,13 @@ pub struct RegistryConnection {
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapKey {
     /// Name of a ConfigMap of this namespace.
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), extend("example" = "my-ca"))]
     #[x_kube(validation = Rule::new(OBJECT_NAME).message("ca.name: the name of a ConfigMap: lower-case letters, digits, '-' and '.'"))]
     pub name: String,
 
     /// Key in the ConfigMap; its value is one or more certificates in PEM. `ca.crt` if left out.
     #[serde(default = "default_key")]
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), extend("example" = "root-ca.pem"))]
     #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("ca.key: a key of a ConfigMap has letters, digits, '-', '_' and '.'"))]
     pub key: String,
 }

@@ -228,7 +228,8 @@ pub struct OciBuildSpec {
     pub registry: Option<String>,
 
     /// Names of Secrets of type `kubernetes.io/dockerconfigjson` in this namespace, for pulling base images and pushing. They
-    /// are merged; for one registry the later Secret wins. Only the build's own container sees them. In a Concourse task: DOCKER_CONFIG.
+    /// are merged; for one registry the later Secret wins. Only the build's own container sees them. Task
+    /// parameter DOCKER_CONFIG.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 253)), extend("example" = ["my-registry"]))]
     #[x_kube(validation = Rule::new("self.all(name, name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))").message("registrySecrets: names of Secrets: lower-case letters, digits, '-' and '.'"))]
