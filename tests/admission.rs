@@ -111,6 +111,17 @@ async fn the_api_server_refuses_fields_that_do_not_exist() {
         ("spec: {imagename: a}", "spec.imagename"),
         ("spec: {source: {files: null, git: {url: 'https://a/b', branch: main}}}", "spec.source.git.branch"),
         ("spec: {pod: {affinity: {nodeAfinity: {}}}}", "spec.pod.affinity.nodeAfinity"),
+        // A secret's text would stand in the manifest.
+        ("spec: {secrets: [{id: npm-token, text: hunter2}]}", "spec.secrets[0].text"),
+        ("spec: {secrets: [{id: npm-token, secret: {name: npm, key: token, value: hunter2}}]}", "spec.secrets[0].secret.value"),
+        ("spec: {ssh: [{id: default, privateKey: hunter2}]}", "spec.ssh[0].privateKey"),
+        ("spec: {proxy: {password: hunter2}}", "spec.proxy.password"),
+        // The Concourse task's own names.
+        ("spec: {BUILD_ARGS_FILE: ci/build-args.yml}", "spec.BUILD_ARGS_FILE"),
+        ("spec: {outputOci: true}", "spec.outputOci"),
+        // A map where a text or a list of names is meant.
+        ("spec: {buildkitConfig: {worker: {oci: {max-parallelism: 4}}}}", "spec.buildkitConfig.worker"),
+        ("spec: {registries: {registry.example.com: {caBundle: a}}}", "spec.registries.registry.example.com.caBundle"),
     ] {
         let message = cluster.send(&manifest(change)).await.expect_err(change);
         let expected = format!(

@@ -22,6 +22,7 @@ pub struct Output {
 
     /// No tar at all: the image is only pushed. Write `none: {}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("example" = {}))]
     pub none: Option<NoOutput>,
 }
 
@@ -30,14 +31,14 @@ pub struct Output {
 #[serde(rename_all = "camelCase")]
 pub struct OutputClaim {
     /// Name of the PersistentVolumeClaim.
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), extend("example" = "images"))]
     #[x_kube(validation = Rule::new(OBJECT_NAME).message("output.persistentVolumeClaim.claimName: the name of a claim: lower-case letters, digits, '-' and '.'"))]
     pub claim_name: String,
 
     /// Folder of the volume that takes the files; it is made when missing. Default: the name of the OciBuild, so that several
     /// builds can share a claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = 1024), extend("example" = "my-team/my-app"))]
     #[x_kube(validation = Rule::new(RELATIVE_PATH).message("output.persistentVolumeClaim.path: a relative path without '..'"))]
     pub path: Option<String>,
 }
@@ -48,13 +49,13 @@ pub struct OutputClaim {
 pub struct ClaimTemplate {
     /// Size of the volume, for example `10Gi`. Default: the operator's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 32), extend("example" = "10Gi"))]
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))").message("output.claimTemplate.storage: a size above zero, for example 10Gi"))]
     pub storage: Option<String>,
 
     /// Storage class of the volume. Default: the operator's configuration, else the cluster's default class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("example" = "fast"))]
     pub storage_class_name: Option<String>,
 }
 

@@ -16,7 +16,7 @@ pub struct PodSettings {
 
     /// Labels that a node must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "labels_schema")]
+    #[schemars(schema_with = "labels_schema", extend("example" = {"kubernetes.io/arch": "arm64"}))]
     pub node_selector: BTreeMap<String, String>,
 
     /// Taints that the pod tolerates.
@@ -29,26 +29,27 @@ pub struct PodSettings {
 
     /// Priority class of the pod.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("example" = "builds"))]
     pub priority_class_name: Option<String>,
 
     /// Runtime class of the pod, for example of a sandboxed runtime.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("example" = "gvisor"))]
     pub runtime_class_name: Option<String>,
 
     /// Service account that the pod runs as. Its token is never mounted; it matters for policies and image pull secrets.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("example" = "builder"))]
     pub service_account_name: Option<String>,
 
     /// Labels that the pod gets besides the operator's own.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "labels_schema")]
+    #[schemars(schema_with = "labels_schema", extend("example" = {"team": "my-team"}))]
     pub labels: BTreeMap<String, String>,
 
     /// Annotations that the pod gets besides the operator's own.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("example" = {"example.com/cost-centre": "4711"}))]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -58,12 +59,12 @@ pub struct PodSettings {
 pub struct Resources {
     /// What the scheduler reserves.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "quantities")]
-    #[schemars(schema_with = "quantities_schema")]
+    #[schemars(schema_with = "quantities_schema", extend("example" = {"cpu": "1", "memory": "2Gi"}))]
     pub requests: BTreeMap<String, String>,
 
     /// What the container may use at most.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "quantities")]
-    #[schemars(schema_with = "quantities_schema")]
+    #[schemars(schema_with = "quantities_schema", extend("example" = {"memory": "4Gi", "ephemeral-storage": "20Gi"}))]
     pub limits: BTreeMap<String, String>,
 }
 

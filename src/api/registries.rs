@@ -1,4 +1,5 @@
 //! How registries and the rest of the world are reached.
+#![allow(clippy::struct_field_names)] // Fields of `Proxy` are called as the environment variables are.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -27,13 +28,13 @@ pub struct RegistryConnection {
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapKey {
     /// Name of a ConfigMap of this namespace.
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), extend("example" = "my-ca"))]
     #[x_kube(validation = Rule::new(OBJECT_NAME).message("ca.name: the name of a ConfigMap: lower-case letters, digits, '-' and '.'"))]
     pub name: String,
 
     /// Key in the ConfigMap; its value is one or more certificates in PEM. `ca.crt` if left out.
     #[serde(default = "default_key")]
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), extend("example" = "root-ca.pem"))]
     #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("ca.key: a key of a ConfigMap has letters, digits, '-', '_' and '.'"))]
     pub key: String,
 }
@@ -41,7 +42,7 @@ pub struct ConfigMapKey {
 /// Proxies, as the environment variables of the same names are read.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.httpProxy) ? self.httpProxy : '', has(self.httpsProxy) ? self.httpsProxy : ''].all(address, address == '' || address.matches('^https?://[^@/ ]+/?$'))").message("proxy: an http or https address such as http://proxy.example.com:3128, without user name or password: everyone who can read the OciBuild would see them"))]
+#[x_kube(validation = Rule::new("[has(self.httpProxy) ? self.httpProxy : '', has(self.httpsProxy) ? self.httpsProxy : ''].all(address, address == '' || address.matches('^https?://[^@/\\\\s]+/?$'))").message("proxy: an http or https address such as http://proxy.example.com:3128, without user name or password: everyone who can read the OciBuild would see them"))]
 pub struct Proxy {
     /// Proxy for http: HTTP_PROXY.
     #[serde(default, skip_serializing_if = "Option::is_none")]

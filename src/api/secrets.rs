@@ -11,8 +11,8 @@ use super::spec::{OBJECT_NAME, RELATIVE_PATH};
 #[x_kube(validation = Rule::new("has(self.secret) != has(self.file)").message("secrets: name exactly one of secret or file"))]
 pub struct BuildSecret {
     /// Name by which a step asks for it: `RUN --mount=type=secret,id=…`.
-    #[schemars(length(max = 128))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._/-]*$')").message("secrets: an id has letters, digits, '.', '_', '/' and '-'"))]
+    #[schemars(length(max = 128), extend("example" = "npm-token"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_.][A-Za-z0-9._/-]*$')").message("secrets: an id has letters, digits, '.', '_', '/' and '-'"))]
     pub id: String,
 
     /// A key of a Secret of this namespace.
@@ -21,7 +21,7 @@ pub struct BuildSecret {
 
     /// A file of the source: a path below its root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = 1024), extend("example" = "ci/npm-token"))]
     #[x_kube(validation = Rule::new("self.size() > 0").message("secrets: file must not be empty"))]
     #[x_kube(validation = Rule::new(RELATIVE_PATH).message("secrets: file is a path below the source's root: not absolute and without '..'"))]
     pub file: Option<String>,
@@ -33,7 +33,7 @@ pub struct BuildSecret {
 pub struct SshKey {
     /// Name by which a step asks for the agent; several keys of one name share an agent. `default` if left out.
     #[serde(default = "default_ssh_id")]
-    #[schemars(length(max = 128))]
+    #[schemars(length(max = 128), extend("example" = "github"))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._-]*$')").message("ssh: an id has letters, digits, '.', '_' and '-'"))]
     pub id: String,
 
@@ -46,12 +46,12 @@ pub struct SshKey {
 #[serde(rename_all = "camelCase")]
 pub struct SecretKey {
     /// Name of the Secret.
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), extend("example" = "npm"))]
     #[x_kube(validation = Rule::new(OBJECT_NAME).message("secret: the name of a Secret: lower-case letters, digits, '-' and '.'"))]
     pub name: String,
 
     /// Key in the Secret.
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), extend("example" = "token"))]
     #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("secret: a key of a Secret has letters, digits, '-', '_' and '.'"))]
     pub key: String,
 }

@@ -37,7 +37,7 @@ pub struct Source {
 
     /// Files written in the manifest itself: path to content. For small builds and for trying things out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "files_schema")]
+    #[schemars(schema_with = "files_schema", extend("example" = {"Dockerfile": "FROM scratch\nCOPY greeting /\n", "greeting": "hello\n"}))]
     #[x_kube(validation = Rule::new("self.size() > 0").message("source.files: name at least one file"))]
     #[x_kube(validation = Rule::new(
         "self.all(path, path != '' && !path.startsWith('/') && !path.endsWith('/') && !path.split('/').exists(part, part == '..'))"
@@ -50,13 +50,13 @@ pub struct Source {
 #[serde(rename_all = "camelCase")]
 pub struct SourceClaim {
     /// Name of the PersistentVolumeClaim.
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), extend("example" = "source"))]
     #[x_kube(validation = Rule::new(OBJECT_NAME).message("source.persistentVolumeClaim.claimName: the name of a claim: lower-case letters, digits, '-' and '.'"))]
     pub claim_name: String,
 
     /// Folder of the volume that is the source's root. Default: the volume's root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = 1024), extend("example" = "checkouts/main"))]
     #[x_kube(validation = Rule::new(RELATIVE_PATH).message("source.persistentVolumeClaim.path: a relative path without '..'"))]
     pub path: Option<String>,
 }
@@ -66,7 +66,7 @@ pub struct SourceClaim {
 #[serde(rename_all = "camelCase")]
 pub struct GitSource {
     /// Address of the repository: `https://…` or `http://…`, without user name or password.
-    #[schemars(length(max = 2048))]
+    #[schemars(length(max = 2048), extend("example" = "https://github.com/my-team/my-app.git"))]
     #[x_kube(validation = Rule::new("self.matches('^https?://[^/]+/.+')").message("source.git.url: an http or https address such as https://github.com/my-team/my-app.git"))]
     #[x_kube(validation = Rule::new("!self.matches('^https?://[^/]*@')").message("source.git.url: no user name, password or token in the address: everyone who can read the OciBuild would see it"))]
     #[x_kube(validation = Rule::new("!self.matches('[\\\\s#]')").message("source.git.url: no white space and no '#': name the branch, tag or commit in source.git.revision"))]
@@ -74,7 +74,7 @@ pub struct GitSource {
 
     /// Branch, tag or full commit to build. Default: the repository's default branch. A commit makes the build repeatable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 255))]
+    #[schemars(length(max = 255), extend("example" = "v1.2.0"))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._/+-]*$') && !self.contains('..')").message("source.git.revision: a branch, a tag or a commit, such as main, v1.2.0 or refs/heads/main"))]
     pub revision: Option<String>,
 }
@@ -84,14 +84,14 @@ pub struct GitSource {
 #[serde(rename_all = "camelCase")]
 pub struct HttpSource {
     /// Address of the archive: `.tar`, `.tar.gz` or `.tar.zst`, recognised by its content.
-    #[schemars(length(max = 2048))]
+    #[schemars(length(max = 2048), extend("example" = "https://example.com/my-app-1.2.0.tar.gz"))]
     #[x_kube(validation = Rule::new("self.matches('^https?://[^/]+/.+')").message("source.http.url: an http or https address of a tar archive"))]
     #[x_kube(validation = Rule::new("!self.matches('^https?://[^/]*@')").message("source.http.url: no user name or password in the address: everyone who can read the OciBuild would see it"))]
     #[x_kube(validation = Rule::new("!self.matches('\\\\s')").message("source.http.url: no white space"))]
     pub url: String,
 
     /// SHA-256 of the archive, 64 hexadecimal digits. An archive with another checksum is not built.
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("example" = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"))]
     #[x_kube(validation = Rule::new("self.matches('^[0-9a-f]{64}$')").message("source.http.sha256: 64 lower-case hexadecimal digits, as sha256sum prints them"))]
     pub sha256: String,
 }
@@ -101,7 +101,7 @@ pub struct HttpSource {
 #[serde(rename_all = "camelCase")]
 pub struct ImageSource {
     /// Its reference, by tag or, to make the build repeatable, by digest.
-    #[schemars(length(max = 512), extend("example" = "registry.example.com/my-team/sources@sha256:…"))]
+    #[schemars(length(max = 512), extend("example" = "registry.example.com/my-team/sources:v1"))]
     #[x_kube(validation = Rule::new("self.matches('^([A-Za-z0-9.-]+(:[0-9]{1,5})?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$')").message("source.image.reference: registry, repository and tag or digest, such as registry.example.com/my-team/sources:v1"))]
     pub reference: String,
 }
@@ -111,7 +111,7 @@ pub struct ImageSource {
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapSource {
     /// Name of the ConfigMap.
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), extend("example" = "my-app-files"))]
     #[x_kube(validation = Rule::new(OBJECT_NAME).message("source.configMap.name: the name of a ConfigMap: lower-case letters, digits, '-' and '.'"))]
     pub name: String,
 
@@ -126,11 +126,11 @@ pub struct ConfigMapSource {
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapItem {
     /// Key in the ConfigMap.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("example" = "main.py"))]
     pub key: String,
 
     /// Path of the file below the source's root.
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = 1024), extend("example" = "app/main.py"))]
     #[x_kube(validation = Rule::new(RELATIVE_PATH).message("source.configMap.items: path is relative to the source's root, without '..'"))]
     #[x_kube(validation = Rule::new("self.size() > 0").message("source.configMap.items: path must not be empty"))]
     pub path: String,

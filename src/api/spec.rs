@@ -176,7 +176,7 @@ pub struct OciBuildSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "hosts_schema", extend("example" = {"git.internal": "10.0.0.7"}))]
     #[x_kube(validation = Rule::new("self.all(name, name.matches('^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$'))").message("addHosts: a host name has letters, digits, '.' and '-'"))]
-    #[x_kube(validation = Rule::new("self.all(name, self[name].matches('^([0-9]{1,3}[.]){3}[0-9]{1,3}$') || (self[name].contains(':') && self[name].matches('^[0-9A-Fa-f:.]{2,45}$')))").message("addHosts: the value is an IPv4 or IPv6 address"))]
+    #[x_kube(validation = Rule::new("self.all(name, self[name].matches('^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])([.]|$)){4}$') && !self[name].endsWith('.') || self[name].matches('^([0-9A-Fa-f]{0,4}:){2,8}([0-9A-Fa-f]{0,4}|([0-9]{1,3}[.]){3}[0-9]{1,3})$') && !self[name].contains(':::'))").message("addHosts: the value is an IPv4 or IPv6 address"))]
     pub add_hosts: BTreeMap<String, String>,
 
     /// Builds every step anew, although an earlier build's result could serve.
@@ -228,7 +228,8 @@ pub struct OciBuildSpec {
     pub registry: Option<String>,
 
     /// Names of Secrets of type `kubernetes.io/dockerconfigjson` in this namespace, for pulling base images and pushing. They
-    /// are merged; for one registry the later Secret wins. Only the build's own container sees them. In a Concourse task: DOCKER_CONFIG.
+    /// are merged; for one registry the later Secret wins. Only the build's own container sees them. Task
+    /// parameter DOCKER_CONFIG.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 253)), extend("example" = ["my-registry"]))]
     #[x_kube(validation = Rule::new("self.all(name, name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))").message("registrySecrets: names of Secrets: lower-case letters, digits, '-' and '.'"))]
@@ -257,7 +258,8 @@ pub struct OciBuildSpec {
 
     /// Image of the BuildKit daemon, where the administrator allows another than the operator's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512), extend("example" = "docker.io/moby/buildkit:v0.34.2-rootless"))]
+    #[schemars(length(max = 512), extend("example" = "docker.io/moby/buildkit:v0.34.2-rootless"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')").message("buildkitImage: the reference of an image"))]
     pub buildkit_image: Option<String>,
 
     /// Proxies for pulls, pushes, sources and steps. Default: the operator's configuration.

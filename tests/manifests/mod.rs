@@ -21,7 +21,7 @@ pub enum RefusedBy {
     Rule,
     /// A number's bound.
     Bound,
-    /// A type, an enumeration or a missing field; then the API server does not come to the rules, and says so.
+    /// A type, a length, an enumeration or a missing field; then the API server does not come to the rules, and says so.
     Type,
 }
 use RefusedBy::{Bound, Rule, Type};
@@ -129,6 +129,778 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Rule,
         "spec.target: Invalid value: \"two words\": target: the name of a stage of the Dockerfile: letters, digits, '.', '_' and '-'",
     ),
+    // The form of the image's files.
+    (
+        "spec: {outputFormat: docker, platforms: [linux/amd64, linux/arm64]}",
+        Rule,
+        "spec: Invalid value: outputFormat: a docker tar holds one platform; write oci, or leave it out with several platforms",
+    ),
+    (
+        "spec: {outputFormat: docker, attestations: {provenance: min}}",
+        Rule,
+        "spec: Invalid value: outputFormat: a docker tar cannot hold attestations; write oci, or leave it out with attestations",
+    ),
+    (
+        "spec: {outputFormat: docker, attestations: {sbom: {}}}",
+        Rule,
+        "spec: Invalid value: outputFormat: a docker tar cannot hold attestations; write oci, or leave it out with attestations",
+    ),
+    ("spec: {outputFormat: tar}", Type, "spec.outputFormat: Unsupported value: \"tar\": supported values: \"docker\", \"oci\""),
+    ("spec: {outputFormat: OCI}", Type, "spec.outputFormat: Unsupported value: \"OCI\": supported values: \"docker\", \"oci\""),
+    (
+        "spec: {unpackRootfs: true, platforms: [linux/amd64, linux/arm64]}",
+        Rule,
+        "spec: Invalid value: unpackRootfs: only for one platform",
+    ),
+    (
+        "spec: {unpackRootfs: true, push: true, registry: docker.io/my-team, output: {none: {}}}",
+        Rule,
+        "spec: Invalid value: unpackRootfs: only with an output; output.none leaves no place for rootfs",
+    ),
+    (
+        "spec: {unpackRootfs: 'yes'}",
+        Type,
+        "spec.unpackRootfs: Invalid value: \"string\": spec.unpackRootfs in body must be of type boolean: \"string\"",
+    ),
+    // Compression.
+    (
+        "spec: {compressionLevel: 3}",
+        Rule,
+        "spec: Invalid value: compressionLevel: only with a compression that has levels: gzip and estargz from 0 to 9, zstd from 0 to 22",
+    ),
+    (
+        "spec: {compression: uncompressed, compressionLevel: 0}",
+        Rule,
+        "spec: Invalid value: compressionLevel: only with a compression that has levels: gzip and estargz from 0 to 9, zstd from 0 to 22",
+    ),
+    (
+        "spec: {compression: gzip, compressionLevel: 12}",
+        Rule,
+        "spec: Invalid value: compressionLevel: only with a compression that has levels: gzip and estargz from 0 to 9, zstd from 0 to 22",
+    ),
+    (
+        "spec: {compression: estargz, compressionLevel: 10}",
+        Rule,
+        "spec: Invalid value: compressionLevel: only with a compression that has levels: gzip and estargz from 0 to 9, zstd from 0 to 22",
+    ),
+    (
+        "spec: {compression: zstd, compressionLevel: 23}",
+        Bound,
+        "spec.compressionLevel: Invalid value: 23: spec.compressionLevel in body should be less than or equal to 22",
+    ),
+    (
+        "spec: {compression: gzip, compressionLevel: -1}",
+        Bound,
+        "spec.compressionLevel: Invalid value: -1: spec.compressionLevel in body should be greater than or equal to 0",
+    ),
+    (
+        "spec: {compression: zstd, compressionLevel: '3'}",
+        Type,
+        "spec.compressionLevel: Invalid value: \"string\": spec.compressionLevel in body must be of type integer: \"string\"",
+    ),
+    (
+        "spec: {compression: Gzip}",
+        Type,
+        "spec.compression: Unsupported value: \"Gzip\": supported values: \"gzip\", \"zstd\", \"estargz\", \"uncompressed\"",
+    ),
+    (
+        "spec: {compression: xz}",
+        Type,
+        "spec.compression: Unsupported value: \"xz\": supported values: \"gzip\", \"zstd\", \"estargz\", \"uncompressed\"",
+    ),
+    // Tags, labels and annotations.
+    (
+        "spec: {extraTags: 'v1,v1.2'}",
+        Type,
+        "spec.extraTags: Invalid value: \"string\": spec.extraTags in body must be of type array: \"string\"",
+    ),
+    (
+        "spec: {extraTags: ['v1,v1.2']}",
+        Rule,
+        "spec.extraTags: Invalid value: extraTags: letters, digits, '_', '.' and '-', not beginning with '.' or '-'",
+    ),
+    (
+        "spec: {extraTags: ['']}",
+        Rule,
+        "spec.extraTags: Invalid value: extraTags: letters, digits, '_', '.' and '-', not beginning with '.' or '-'",
+    ),
+    (
+        "spec: {extraTags: [v1, -v2]}",
+        Rule,
+        "spec.extraTags: Invalid value: extraTags: letters, digits, '_', '.' and '-', not beginning with '.' or '-'",
+    ),
+    (
+        "spec: {extraTags: ['docker.io/my-team/my-app:v1']}",
+        Rule,
+        "spec.extraTags: Invalid value: extraTags: letters, digits, '_', '.' and '-', not beginning with '.' or '-'",
+    ),
+    (
+        "spec: {extraTags: [1.0]}",
+        Type,
+        "spec.extraTags[0]: Invalid value: \"number\": spec.extraTags[0] in body must be of type string: \"number\"",
+    ),
+    (
+        "spec: {extraTags: [v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15, v16]}",
+        Type,
+        "spec.extraTags: Too many: 17: must have at most 16 items",
+    ),
+    (
+        "spec: {extraTags: [aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa]}",
+        Type,
+        "spec.extraTags[0]: Too long: may not be more than 128 bytes",
+    ),
+    (
+        "spec: {annotations: {Vendor: my-team}}",
+        Rule,
+        "spec.annotations: Invalid value: annotations: a name has lower-case letters, digits, '.', '_', '/' and '-', for example org.opencontainers.image.source",
+    ),
+    (
+        "spec: {annotations: {'': my-team}}",
+        Rule,
+        "spec.annotations: Invalid value: annotations: a name has lower-case letters, digits, '.', '_', '/' and '-', for example org.opencontainers.image.source",
+    ),
+    (
+        "spec: {annotations: {'a=b': c}}",
+        Rule,
+        "spec.annotations: Invalid value: annotations: a name has lower-case letters, digits, '.', '_', '/' and '-', for example org.opencontainers.image.source",
+    ),
+    (
+        "spec: {annotations: {vendor.: my-team}}",
+        Rule,
+        "spec.annotations: Invalid value: annotations: a name has lower-case letters, digits, '.', '_', '/' and '-', for example org.opencontainers.image.source",
+    ),
+    (
+        "spec: {annotations: {a: 1}}",
+        Type,
+        "spec.annotations.a: Invalid value: \"integer\": spec.annotations.a in body must be of type string: \"integer\"",
+    ),
+    (
+        "spec: {annotations: 'a=b,c=d'}",
+        Type,
+        "spec.annotations: Invalid value: \"string\": spec.annotations in body must be of type object: \"string\"",
+    ),
+    (
+        "spec: {labels: 'a=b,c=d'}",
+        Type,
+        "spec.labels: Invalid value: \"string\": spec.labels in body must be of type object: \"string\"",
+    ),
+    (
+        "spec: {labels: {retries: 3}}",
+        Type,
+        "spec.labels.retries: Invalid value: \"integer\": spec.labels.retries in body must be of type string: \"integer\"",
+    ),
+    (
+        "spec: {labelsFile: ''}",
+        Rule,
+        "spec.labelsFile: Invalid value: \"\": labelsFile: must not be empty; leave it out if there is none",
+    ),
+    (
+        "spec: {labelsFile: /etc/labels}",
+        Rule,
+        "spec.labelsFile: Invalid value: \"/etc/labels\": labelsFile: a path below the source's root: not absolute and without '..'",
+    ),
+    (
+        "spec: {labelsFile: ../labels}",
+        Rule,
+        "spec.labelsFile: Invalid value: \"../labels\": labelsFile: a path below the source's root: not absolute and without '..'",
+    ),
+    (
+        "spec: {labelsFile: [ci/labels]}",
+        Type,
+        "spec.labelsFile: Invalid value: \"array\": spec.labelsFile in body must be of type string: \"array\"",
+    ),
+    // Build arguments.
+    (
+        "spec: {buildArgs: 'A=b,C=d'}",
+        Type,
+        "spec.buildArgs: Invalid value: \"string\": spec.buildArgs in body must be of type object: \"string\"",
+    ),
+    (
+        "spec: {buildArgs: ['A=b']}",
+        Type,
+        "spec.buildArgs: Invalid value: \"array\": spec.buildArgs in body must be of type object: \"array\"",
+    ),
+    (
+        "spec: {buildArgs: {'': b}}",
+        Rule,
+        "spec.buildArgs: Invalid value: buildArgs: a name must not be empty and must not contain '='",
+    ),
+    (
+        "spec: {buildArgsFile: ''}",
+        Rule,
+        "spec.buildArgsFile: Invalid value: \"\": buildArgsFile: must not be empty; leave it out if there is none",
+    ),
+    (
+        "spec: {buildArgsFile: /ci/build-args.yml}",
+        Rule,
+        "spec.buildArgsFile: Invalid value: \"/ci/build-args.yml\": buildArgsFile: a path below the source's root: not absolute and without '..'",
+    ),
+    (
+        "spec: {buildArgsFile: ci/../../build-args.yml}",
+        Rule,
+        "spec.buildArgsFile: Invalid value: \"ci/../../build-args.yml\": buildArgsFile: a path below the source's root: not absolute and without '..'",
+    ),
+    (
+        "spec: {imageArgs: {base-image: base/image.tar}}",
+        Rule,
+        "spec.imageArgs: Invalid value: imageArgs: a name is that of an ARG: letters, digits and '_', not beginning with a digit",
+    ),
+    (
+        "spec: {imageArgs: {1st: base/image.tar}}",
+        Rule,
+        "spec.imageArgs: Invalid value: imageArgs: a name is that of an ARG: letters, digits and '_', not beginning with a digit",
+    ),
+    (
+        "spec: {imageArgs: {'': base/image.tar}}",
+        Rule,
+        "spec.imageArgs: Invalid value: imageArgs: a name is that of an ARG: letters, digits and '_', not beginning with a digit",
+    ),
+    (
+        "spec: {imageArgs: {base: /base/image.tar}}",
+        Rule,
+        "spec.imageArgs: Invalid value: imageArgs: a path below the source's root: not empty, not absolute and without '..'",
+    ),
+    (
+        "spec: {imageArgs: {base: ../image.tar}}",
+        Rule,
+        "spec.imageArgs: Invalid value: imageArgs: a path below the source's root: not empty, not absolute and without '..'",
+    ),
+    (
+        "spec: {imageArgs: {base: ''}}",
+        Rule,
+        "spec.imageArgs: Invalid value: imageArgs: a path below the source's root: not empty, not absolute and without '..'",
+    ),
+    (
+        "spec: {imageArgs: {base: [image.tar]}}",
+        Type,
+        "spec.imageArgs.base: Invalid value: \"array\": spec.imageArgs.base in body must be of type string: \"array\"",
+    ),
+    (
+        "spec: {imageArgs: 'base=image.tar'}",
+        Type,
+        "spec.imageArgs: Invalid value: \"string\": spec.imageArgs in body must be of type object: \"string\"",
+    ),
+    (
+        "spec: {imageArgs: {a0: a, a1: a, a2: a, a3: a, a4: a, a5: a, a6: a, a7: a, a8: a, a9: a, a10: a, a11: a, a12: a, a13: a, a14: a, a15: a, a16: a}}",
+        Type,
+        "spec.imageArgs: Too many: 17: must have at most 16 items",
+    ),
+    // Stages.
+    (
+        "spec: {target: ''}",
+        Rule,
+        "spec.target: Invalid value: \"\": target: the name of a stage of the Dockerfile: letters, digits, '.', '_' and '-'",
+    ),
+    (
+        "spec: {targetFile: ''}",
+        Rule,
+        "spec.targetFile: Invalid value: \"\": targetFile: must not be empty; leave it out if there is none",
+    ),
+    (
+        "spec: {targetFile: /ci/target}",
+        Rule,
+        "spec.targetFile: Invalid value: \"/ci/target\": targetFile: a path below the source's root: not absolute and without '..'",
+    ),
+    (
+        "spec: {targetFile: ..}",
+        Rule,
+        "spec.targetFile: Invalid value: \"..\": targetFile: a path below the source's root: not absolute and without '..'",
+    ),
+    (
+        "spec: {additionalTargets: 'test,debug'}",
+        Type,
+        "spec.additionalTargets: Invalid value: \"string\": spec.additionalTargets in body must be of type array: \"string\"",
+    ),
+    (
+        "spec: {additionalTargets: ['test,debug']}",
+        Rule,
+        "spec.additionalTargets: Invalid value: additionalTargets: names of stages of the Dockerfile: letters, digits, '.', '_' and '-'",
+    ),
+    (
+        "spec: {additionalTargets: ['']}",
+        Rule,
+        "spec.additionalTargets: Invalid value: additionalTargets: names of stages of the Dockerfile: letters, digits, '.', '_' and '-'",
+    ),
+    (
+        "spec: {additionalTargets: [../test]}",
+        Rule,
+        "spec.additionalTargets: Invalid value: additionalTargets: names of stages of the Dockerfile: letters, digits, '.', '_' and '-'",
+    ),
+    (
+        "spec: {additionalTargets: [test, debug, test]}",
+        Rule,
+        "spec.additionalTargets: Invalid value: additionalTargets: each stage once",
+    ),
+    (
+        "spec: {additionalTargets: [t0, t1, t2, t3, t4, t5, t6, t7, t8, t9, t10, t11, t12, t13, t14, t15, t16]}",
+        Type,
+        "spec.additionalTargets: Too many: 17: must have at most 16 items",
+    ),
+    // Platforms.
+    (
+        "spec: {platforms: 'linux/amd64,linux/arm64'}",
+        Type,
+        "spec.platforms: Invalid value: \"string\": spec.platforms in body must be of type array: \"string\"",
+    ),
+    (
+        "spec: {platforms: ['linux/amd64,linux/arm64']}",
+        Rule,
+        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64 or linux/arm/v7",
+    ),
+    (
+        "spec: {platforms: [arm64]}",
+        Rule,
+        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64 or linux/arm/v7",
+    ),
+    (
+        "spec: {platforms: [Linux/amd64]}",
+        Rule,
+        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64 or linux/arm/v7",
+    ),
+    (
+        "spec: {platforms: ['']}",
+        Rule,
+        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64 or linux/arm/v7",
+    ),
+    (
+        "spec: {platforms: [linux/arm/v7/]}",
+        Rule,
+        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64 or linux/arm/v7",
+    ),
+    ("spec: {platforms: [linux/amd64, linux/amd64]}", Rule, "spec.platforms: Invalid value: platforms: each platform once"),
+    (
+        "spec: {platforms: [linux/a0, linux/a1, linux/a2, linux/a3, linux/a4, linux/a5, linux/a6, linux/a7, linux/a8, linux/a9, linux/a10, linux/a11, linux/a12, linux/a13, linux/a14, linux/a15, linux/a16]}",
+        Type,
+        "spec.platforms: Too many: 17: must have at most 16 items",
+    ),
+    // Secrets and keys.
+    ("spec: {secrets: [{id: npm-token}]}", Rule, "spec.secrets[0]: Invalid value: secrets: name exactly one of secret or file"),
+    (
+        "spec: {secrets: [{id: npm-token, secret: {name: npm, key: token}, file: ci/token}]}",
+        Rule,
+        "spec.secrets[0]: Invalid value: secrets: name exactly one of secret or file",
+    ),
+    (
+        "spec: {secrets: [{id: npm-token, file: a}, {id: npm-token, file: b}]}",
+        Rule,
+        "spec.secrets: Invalid value: secrets: each id once",
+    ),
+    ("spec: {secrets: [{file: ci/token}]}", Type, "spec.secrets[0].id: Required value"),
+    (
+        "spec: {secrets: [{id: '', file: ci/token}]}",
+        Rule,
+        "spec.secrets[0].id: Invalid value: \"\": secrets: an id has letters, digits, '.', '_', '/' and '-'",
+    ),
+    (
+        "spec: {secrets: [{id: 'npm token', file: ci/token}]}",
+        Rule,
+        "spec.secrets[0].id: Invalid value: \"npm token\": secrets: an id has letters, digits, '.', '_', '/' and '-'",
+    ),
+    (
+        "spec: {secrets: [{id: 'a,src=/etc/shadow', file: ci/token}]}",
+        Rule,
+        "spec.secrets[0].id: Invalid value: \"a,src=/etc/shadow\": secrets: an id has letters, digits, '.', '_', '/' and '-'",
+    ),
+    (
+        "spec: {secrets: [{id: /etc/token, file: ci/token}]}",
+        Rule,
+        "spec.secrets[0].id: Invalid value: \"/etc/token\": secrets: an id has letters, digits, '.', '_', '/' and '-'",
+    ),
+    ("spec: {secrets: [{id: a, file: ''}]}", Rule, "spec.secrets[0].file: Invalid value: \"\": secrets: file must not be empty"),
+    (
+        "spec: {secrets: [{id: a, file: /var/run/secrets/token}]}",
+        Rule,
+        "spec.secrets[0].file: Invalid value: \"/var/run/secrets/token\": secrets: file is a path below the source's root: not absolute and without '..'",
+    ),
+    (
+        "spec: {secrets: [{id: a, file: ci/../../token}]}",
+        Rule,
+        "spec.secrets[0].file: Invalid value: \"ci/../../token\": secrets: file is a path below the source's root: not absolute and without '..'",
+    ),
+    (
+        "spec: {secrets: [{id: a, secret: hunter2}]}",
+        Type,
+        "spec.secrets[0].secret: Invalid value: \"string\": spec.secrets[0].secret in body must be of type object: \"string\"",
+    ),
+    ("spec: {secrets: [{id: a, secret: {name: npm}}]}", Type, "spec.secrets[0].secret.key: Required value"),
+    ("spec: {secrets: [{id: a, secret: {key: token}}]}", Type, "spec.secrets[0].secret.name: Required value"),
+    (
+        "spec: {secrets: [{id: a, secret: {name: NPM_Token, key: token}}]}",
+        Rule,
+        "spec.secrets[0].secret.name: Invalid value: \"NPM_Token\": secret: the name of a Secret: lower-case letters, digits, '-' and '.'",
+    ),
+    (
+        "spec: {secrets: [{id: a, secret: {name: '', key: token}}]}",
+        Rule,
+        "spec.secrets[0].secret.name: Invalid value: \"\": secret: the name of a Secret: lower-case letters, digits, '-' and '.'",
+    ),
+    (
+        "spec: {secrets: [{id: a, secret: {name: other-namespace/npm, key: token}}]}",
+        Rule,
+        "spec.secrets[0].secret.name: Invalid value: \"other-namespace/npm\": secret: the name of a Secret: lower-case letters, digits, '-' and '.'",
+    ),
+    (
+        "spec: {secrets: [{id: a, secret: {name: npm, key: ''}}]}",
+        Rule,
+        "spec.secrets[0].secret.key: Invalid value: \"\": secret: a key of a Secret has letters, digits, '-', '_' and '.'",
+    ),
+    (
+        "spec: {secrets: [{id: a, secret: {name: npm, key: ../token}}]}",
+        Rule,
+        "spec.secrets[0].secret.key: Invalid value: \"../token\": secret: a key of a Secret has letters, digits, '-', '_' and '.'",
+    ),
+    (
+        "spec: {secrets: 'npm-token=hunter2'}",
+        Type,
+        "spec.secrets: Invalid value: \"string\": spec.secrets in body must be of type array: \"string\"",
+    ),
+    (
+        "spec: {secrets: [{id: a0, file: a}, {id: a1, file: a}, {id: a2, file: a}, {id: a3, file: a}, {id: a4, file: a}, {id: a5, file: a}, {id: a6, file: a}, {id: a7, file: a}, {id: a8, file: a}, {id: a9, file: a}, {id: a10, file: a}, {id: a11, file: a}, {id: a12, file: a}, {id: a13, file: a}, {id: a14, file: a}, {id: a15, file: a}, {id: a16, file: a}, {id: a17, file: a}, {id: a18, file: a}, {id: a19, file: a}, {id: a20, file: a}, {id: a21, file: a}, {id: a22, file: a}, {id: a23, file: a}, {id: a24, file: a}, {id: a25, file: a}, {id: a26, file: a}, {id: a27, file: a}, {id: a28, file: a}, {id: a29, file: a}, {id: a30, file: a}, {id: a31, file: a}, {id: a32, file: a}]}",
+        Type,
+        "spec.secrets: Too many: 33: must have at most 32 items",
+    ),
+    ("spec: {ssh: default}", Type, "spec.ssh: Invalid value: \"string\": spec.ssh in body must be of type array: \"string\""),
+    ("spec: {ssh: [{id: default}]}", Type, "spec.ssh[0].secret: Required value"),
+    (
+        "spec: {ssh: [{id: '', secret: {name: deploy-key, key: ssh-privatekey}}]}",
+        Rule,
+        "spec.ssh[0].id: Invalid value: \"\": ssh: an id has letters, digits, '.', '_' and '-'",
+    ),
+    (
+        "spec: {ssh: [{id: 'default=/root/.ssh/id_rsa', secret: {name: deploy-key, key: ssh-privatekey}}]}",
+        Rule,
+        "spec.ssh[0].id: Invalid value: \"default=/root/.ssh/id_rsa\": ssh: an id has letters, digits, '.', '_' and '-'",
+    ),
+    (
+        "spec: {ssh: [{secret: {name: Deploy-Key, key: ssh-privatekey}}]}",
+        Rule,
+        "spec.ssh[0].secret.name: Invalid value: \"Deploy-Key\": secret: the name of a Secret: lower-case letters, digits, '-' and '.'",
+    ),
+    (
+        "spec: {ssh: [{secret: {name: deploy-key, key: .ssh/id_rsa}}]}",
+        Rule,
+        "spec.ssh[0].secret.key: Invalid value: \".ssh/id_rsa\": secret: a key of a Secret has letters, digits, '-', '_' and '.'",
+    ),
+    (
+        "spec: {ssh: [{secret: {name: a, key: b}}, {secret: {name: a, key: b}}, {secret: {name: a, key: b}}, {secret: {name: a, key: b}}, {secret: {name: a, key: b}}, {secret: {name: a, key: b}}, {secret: {name: a, key: b}}, {secret: {name: a, key: b}}, {secret: {name: a, key: b}}]}",
+        Type,
+        "spec.ssh: Too many: 9: must have at most 8 items",
+    ),
+    // Network: hosts, mirrors, registries, proxies.
+    (
+        "spec: {addHosts: 'git.internal=10.0.0.7'}",
+        Type,
+        "spec.addHosts: Invalid value: \"string\": spec.addHosts in body must be of type object: \"string\"",
+    ),
+    (
+        "spec: {addHosts: ['git.internal=10.0.0.7']}",
+        Type,
+        "spec.addHosts: Invalid value: \"array\": spec.addHosts in body must be of type object: \"array\"",
+    ),
+    (
+        "spec: {addHosts: {'git_internal': 10.0.0.7}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: a host name has letters, digits, '.' and '-'",
+    ),
+    (
+        "spec: {addHosts: {'https://git.internal': 10.0.0.7}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: a host name has letters, digits, '.' and '-'",
+    ),
+    (
+        "spec: {addHosts: {'': 10.0.0.7}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: a host name has letters, digits, '.' and '-'",
+    ),
+    (
+        "spec: {addHosts: {git.internal: github.com}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: the value is an IPv4 or IPv6 address",
+    ),
+    (
+        "spec: {addHosts: {git.internal: ''}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: the value is an IPv4 or IPv6 address",
+    ),
+    (
+        "spec: {addHosts: {git.internal: 10.0.0}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: the value is an IPv4 or IPv6 address",
+    ),
+    (
+        "spec: {addHosts: {git.internal: '10.0.0.7:443'}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: the value is an IPv4 or IPv6 address",
+    ),
+    (
+        "spec: {addHosts: {git.internal: 10.0.0.0/24}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: the value is an IPv4 or IPv6 address",
+    ),
+    (
+        "spec: {addHosts: {git.internal: 10.0.0.256}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: the value is an IPv4 or IPv6 address",
+    ),
+    (
+        "spec: {addHosts: {git.internal: 10.0.0.7.}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: the value is an IPv4 or IPv6 address",
+    ),
+    (
+        "spec: {addHosts: {git.internal: ':::'}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: the value is an IPv4 or IPv6 address",
+    ),
+    (
+        "spec: {addHosts: {git.internal: 'fe80::1%eth0'}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: the value is an IPv4 or IPv6 address",
+    ),
+    (
+        "spec: {addHosts: {git.internal: '10.0.0.7,10.0.0.8'}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: the value is an IPv4 or IPv6 address",
+    ),
+    (
+        "spec: {addHosts: {git.internal: host-gateway}}",
+        Rule,
+        "spec.addHosts: Invalid value: addHosts: the value is an IPv4 or IPv6 address",
+    ),
+    (
+        "spec: {registryMirrors: mirror.example.com}",
+        Type,
+        "spec.registryMirrors: Invalid value: \"string\": spec.registryMirrors in body must be of type object: \"string\"",
+    ),
+    (
+        "spec: {registryMirrors: [mirror.example.com]}",
+        Type,
+        "spec.registryMirrors: Invalid value: \"array\": spec.registryMirrors in body must be of type object: \"array\"",
+    ),
+    (
+        "spec: {registryMirrors: {docker.io: mirror.example.com}}",
+        Type,
+        "spec.registryMirrors.docker.io: Invalid value: \"string\": spec.registryMirrors.docker.io in body must be of type array: \"string\"",
+    ),
+    (
+        "spec: {registryMirrors: {docker.io: ['https://mirror.example.com']}}",
+        Rule,
+        "spec.registryMirrors: Invalid value: registryMirrors: a mirror is a host, with port and path if need be, without http:// or https://; how it is reached stands in registries",
+    ),
+    (
+        "spec: {registryMirrors: {docker.io: ['a.example.com,b.example.com']}}",
+        Rule,
+        "spec.registryMirrors: Invalid value: registryMirrors: a mirror is a host, with port and path if need be, without http:// or https://; how it is reached stands in registries",
+    ),
+    (
+        "spec: {registryMirrors: {docker.io: ['me:secret@mirror.example.com']}}",
+        Rule,
+        "spec.registryMirrors: Invalid value: registryMirrors: a mirror is a host, with port and path if need be, without http:// or https://; how it is reached stands in registries",
+    ),
+    (
+        "spec: {registryMirrors: {docker.io: ['']}}",
+        Rule,
+        "spec.registryMirrors: Invalid value: registryMirrors: a mirror is a host, with port and path if need be, without http:// or https://; how it is reached stands in registries",
+    ),
+    (
+        "spec: {registryMirrors: {'https://docker.io': [mirror.example.com]}}",
+        Rule,
+        "spec.registryMirrors: Invalid value: registryMirrors: a registry is a host with a port if need be, such as docker.io",
+    ),
+    (
+        "spec: {registryMirrors: {docker.io/library: [mirror.example.com]}}",
+        Rule,
+        "spec.registryMirrors: Invalid value: registryMirrors: a registry is a host with a port if need be, such as docker.io",
+    ),
+    (
+        "spec: {registryMirrors: {'': [mirror.example.com]}}",
+        Rule,
+        "spec.registryMirrors: Invalid value: registryMirrors: a registry is a host with a port if need be, such as docker.io",
+    ),
+    (
+        "spec: {registryMirrors: {docker.io: [m0, m1, m2, m3, m4, m5, m6, m7, m8]}}",
+        Type,
+        "spec.registryMirrors.docker.io: Too many: 9: must have at most 8 items",
+    ),
+    (
+        "spec: {registryMirrors: {r0: [m], r1: [m], r2: [m], r3: [m], r4: [m], r5: [m], r6: [m], r7: [m], r8: [m], r9: [m], r10: [m], r11: [m], r12: [m], r13: [m], r14: [m], r15: [m], r16: [m]}}",
+        Type,
+        "spec.registryMirrors: Too many: 17: must have at most 16 items",
+    ),
+    (
+        "spec: {registries: {'https://registry.example.com': {http: true}}}",
+        Rule,
+        "spec.registries: Invalid value: registries: a host with a port if need be, such as registry.example.com:5000",
+    ),
+    (
+        "spec: {registries: {registry.example.com/my-team: {insecure: true}}}",
+        Rule,
+        "spec.registries: Invalid value: registries: a host with a port if need be, such as registry.example.com:5000",
+    ),
+    (
+        "spec: {registries: {'*.example.com': {insecure: true}}}",
+        Rule,
+        "spec.registries: Invalid value: registries: a host with a port if need be, such as registry.example.com:5000",
+    ),
+    (
+        "spec: {registries: ['registry.example.com']}",
+        Type,
+        "spec.registries: Invalid value: \"array\": spec.registries in body must be of type object: \"array\"",
+    ),
+    (
+        "spec: {registries: {registry.example.com: {http: 'true'}}}",
+        Type,
+        "spec.registries.registry.example.com.http: Invalid value: \"string\": spec.registries.registry.example.com.http in body must be of type boolean: \"string\"",
+    ),
+    (
+        "spec: {registries: {registry.example.com: {insecure: 1}}}",
+        Type,
+        "spec.registries.registry.example.com.insecure: Invalid value: \"integer\": spec.registries.registry.example.com.insecure in body must be of type boolean: \"integer\"",
+    ),
+    (
+        "spec: {registries: {registry.example.com: {ca: my-ca}}}",
+        Type,
+        "spec.registries.registry.example.com.ca: Invalid value: \"string\": spec.registries.registry.example.com.ca in body must be of type object: \"string\"",
+    ),
+    (
+        "spec: {registries: {registry.example.com: {ca: {key: ca.crt}}}}",
+        Type,
+        "spec.registries.registry.example.com.ca.name: Required value",
+    ),
+    (
+        "spec: {registries: {registry.example.com: {ca: {name: My_CA}}}}",
+        Rule,
+        "spec.registries[registry.example.com].ca.name: Invalid value: \"My_CA\": ca.name: the name of a ConfigMap: lower-case letters, digits, '-' and '.'",
+    ),
+    (
+        "spec: {registries: {registry.example.com: {ca: {name: my-ca, key: certs/ca.crt}}}}",
+        Rule,
+        "spec.registries[registry.example.com].ca.key: Invalid value: \"certs/ca.crt\": ca.key: a key of a ConfigMap has letters, digits, '-', '_' and '.'",
+    ),
+    (
+        "spec: {registries: {registry.example.com: {ca: {name: my-ca, key: ''}}}}",
+        Rule,
+        "spec.registries[registry.example.com].ca.key: Invalid value: \"\": ca.key: a key of a ConfigMap has letters, digits, '-', '_' and '.'",
+    ),
+    (
+        "spec: {registries: {a0: {}, a1: {}, a2: {}, a3: {}, a4: {}, a5: {}, a6: {}, a7: {}, a8: {}, a9: {}, a10: {}, a11: {}, a12: {}, a13: {}, a14: {}, a15: {}, a16: {}}}",
+        Type,
+        "spec.registries: Too many: 17: must have at most 16 items",
+    ),
+    (
+        "spec: {proxy: 'http://proxy.example.com:3128'}",
+        Type,
+        "spec.proxy: Invalid value: \"string\": spec.proxy in body must be of type object: \"string\"",
+    ),
+    (
+        "spec: {proxy: {httpProxy: 'http://me:secret@proxy.example.com:3128'}}",
+        Rule,
+        "spec.proxy: Invalid value: proxy: an http or https address such as http://proxy.example.com:3128, without user name or password: everyone who can read the OciBuild would see them",
+    ),
+    (
+        "spec: {proxy: {httpsProxy: 'http://me@proxy.example.com:3128'}}",
+        Rule,
+        "spec.proxy: Invalid value: proxy: an http or https address such as http://proxy.example.com:3128, without user name or password: everyone who can read the OciBuild would see them",
+    ),
+    (
+        "spec: {proxy: {httpProxy: 'proxy.example.com:3128'}}",
+        Rule,
+        "spec.proxy: Invalid value: proxy: an http or https address such as http://proxy.example.com:3128, without user name or password: everyone who can read the OciBuild would see them",
+    ),
+    (
+        "spec: {proxy: {httpsProxy: 'socks5://proxy.example.com:1080'}}",
+        Rule,
+        "spec.proxy: Invalid value: proxy: an http or https address such as http://proxy.example.com:3128, without user name or password: everyone who can read the OciBuild would see them",
+    ),
+    (
+        "spec: {proxy: {httpProxy: 'http://proxy.example.com:3128/path'}}",
+        Rule,
+        "spec.proxy: Invalid value: proxy: an http or https address such as http://proxy.example.com:3128, without user name or password: everyone who can read the OciBuild would see them",
+    ),
+    (
+        "spec: {proxy: {httpProxy: \"http://proxy.example.com:3128\\nA=b\"}}",
+        Rule,
+        "spec.proxy: Invalid value: proxy: an http or https address such as http://proxy.example.com:3128, without user name or password: everyone who can read the OciBuild would see them",
+    ),
+    (
+        "spec: {proxy: {noProxy: [.svc, .cluster.local]}}",
+        Type,
+        "spec.proxy.noProxy: Invalid value: \"array\": spec.proxy.noProxy in body must be of type string: \"array\"",
+    ),
+    // What else the image is made of.
+    ("spec: {attestations: {}}", Rule, "spec.attestations: Invalid value: attestations: name provenance, sbom or both"),
+    (
+        "spec: {attestations: true}",
+        Type,
+        "spec.attestations: Invalid value: \"boolean\": spec.attestations in body must be of type object: \"boolean\"",
+    ),
+    (
+        "spec: {attestations: {provenance: true}}",
+        Type,
+        "spec.attestations.provenance: Invalid value: \"boolean\": spec.attestations.provenance in body must be of type string: \"boolean\", spec.attestations.provenance: Unsupported value: true: supported values: \"min\", \"max\"",
+    ),
+    (
+        "spec: {attestations: {provenance: full}}",
+        Type,
+        "spec.attestations.provenance: Unsupported value: \"full\": supported values: \"min\", \"max\"",
+    ),
+    (
+        "spec: {attestations: {sbom: true}}",
+        Type,
+        "spec.attestations.sbom: Invalid value: \"boolean\": spec.attestations.sbom in body must be of type object: \"boolean\"",
+    ),
+    (
+        "spec: {attestations: {sbom: {generator: ''}}}",
+        Rule,
+        "spec.attestations.sbom.generator: Invalid value: \"\": attestations.sbom.generator: the reference of an image",
+    ),
+    (
+        "spec: {attestations: {sbom: {generator: 'scanner,src=/etc'}}}",
+        Rule,
+        "spec.attestations.sbom.generator: Invalid value: \"scanner,src=/etc\": attestations.sbom.generator: the reference of an image",
+    ),
+    (
+        "spec: {sourceDateEpoch: -1}",
+        Bound,
+        "spec.sourceDateEpoch: Invalid value: -1: spec.sourceDateEpoch in body should be greater than or equal to 0",
+    ),
+    (
+        "spec: {sourceDateEpoch: 253402300800}",
+        Bound,
+        "spec.sourceDateEpoch: Invalid value: 253402300800: spec.sourceDateEpoch in body should be less than or equal to 253402300799",
+    ),
+    (
+        "spec: {sourceDateEpoch: '1700000000'}",
+        Type,
+        "spec.sourceDateEpoch: Invalid value: \"string\": spec.sourceDateEpoch in body must be of type integer: \"string\"",
+    ),
+    (
+        "spec: {sourceDateEpoch: 2026-01-01}",
+        Type,
+        "spec.sourceDateEpoch: Invalid value: \"string\": spec.sourceDateEpoch in body must be of type integer: \"string\"",
+    ),
+    (
+        "spec: {noCache: 'true'}",
+        Type,
+        "spec.noCache: Invalid value: \"string\": spec.noCache in body must be of type boolean: \"string\"",
+    ),
+    ("spec: {debug: 1}", Type, "spec.debug: Invalid value: \"integer\": spec.debug in body must be of type boolean: \"integer\""),
+    (
+        "spec: {buildkitConfig: [debug]}",
+        Type,
+        "spec.buildkitConfig: Invalid value: \"array\": spec.buildkitConfig in body must be of type string: \"array\"",
+    ),
+    (
+        "spec: {buildkitImage: [moby/buildkit]}",
+        Type,
+        "spec.buildkitImage: Invalid value: \"array\": spec.buildkitImage in body must be of type string: \"array\"",
+    ),
+    (
+        "spec: {buildkitImage: 'moby/buildkit latest'}",
+        Rule,
+        "spec.buildkitImage: Invalid value: \"moby/buildkit latest\": buildkitImage: the reference of an image",
+    ),
+    ("spec: {buildkitImage: ''}", Rule, "spec.buildkitImage: Invalid value: \"\": buildkitImage: the reference of an image"),
     // How it runs.
     (
         "spec: {timeout: 1d}",
@@ -171,12 +943,12 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
     (
         "spec: {source: {files: null}}",
         Rule,
-        "spec.source: Invalid value: source: name exactly one of persistentVolumeClaim, git, http, configMap or files",
+        "spec.source: Invalid value: source: name exactly one of persistentVolumeClaim, git, http, configMap, files or image",
     ),
     (
         "spec: {source: {configMap: {name: a}}}",
         Rule,
-        "spec.source: Invalid value: source: name exactly one of persistentVolumeClaim, git, http, configMap or files",
+        "spec.source: Invalid value: source: name exactly one of persistentVolumeClaim, git, http, configMap, files or image",
     ),
     (
         "spec: {source: {files: {Dockerfile: null}}}",
@@ -259,6 +1031,52 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Rule,
         "spec.source.http.sha256: Invalid value: \"abc\": source.http.sha256: 64 lower-case hexadecimal digits, as sha256sum prints them",
     ),
+    (
+        "spec: {source: {image: {reference: 'registry.example.com/sources:v1'}}}",
+        Rule,
+        "spec.source: Invalid value: source: name exactly one of persistentVolumeClaim, git, http, configMap, files or image",
+    ),
+    (
+        "spec: {source: {files: null, image: 'registry.example.com/sources:v1'}}",
+        Type,
+        "spec.source.image: Invalid value: \"string\": spec.source.image in body must be of type object: \"string\"",
+    ),
+    ("spec: {source: {files: null, image: {}}}", Type, "spec.source.image.reference: Required value"),
+    (
+        "spec: {source: {files: null, image: {reference: ''}}}",
+        Rule,
+        "spec.source.image.reference: Invalid value: \"\": source.image.reference: registry, repository and tag or digest, such as registry.example.com/my-team/sources:v1",
+    ),
+    (
+        "spec: {source: {files: null, image: {reference: 'https://registry.example.com/sources:v1'}}}",
+        Rule,
+        "spec.source.image.reference: Invalid value: \"https://registry.example.com/sources:v1\": source.image.reference: registry, repository and tag or digest, such as registry.example.com/my-team/sources:v1",
+    ),
+    (
+        "spec: {source: {files: null, image: {reference: 'oci://registry.example.com/sources:v1'}}}",
+        Rule,
+        "spec.source.image.reference: Invalid value: \"oci://registry.example.com/sources:v1\": source.image.reference: registry, repository and tag or digest, such as registry.example.com/my-team/sources:v1",
+    ),
+    (
+        "spec: {source: {files: null, image: {reference: 'me:secret@registry.example.com/sources:v1'}}}",
+        Rule,
+        "spec.source.image.reference: Invalid value: \"me:secret@registry.example.com/sources:v1\": source.image.reference: registry, repository and tag or digest, such as registry.example.com/my-team/sources:v1",
+    ),
+    (
+        "spec: {source: {files: null, image: {reference: registry.example.com/Sources}}}",
+        Rule,
+        "spec.source.image.reference: Invalid value: \"registry.example.com/Sources\": source.image.reference: registry, repository and tag or digest, such as registry.example.com/my-team/sources:v1",
+    ),
+    (
+        "spec: {source: {files: null, image: {reference: 'registry.example.com/sources@sha256:abc'}}}",
+        Rule,
+        "spec.source.image.reference: Invalid value: \"registry.example.com/sources@sha256:abc\": source.image.reference: registry, repository and tag or digest, such as registry.example.com/my-team/sources:v1",
+    ),
+    (
+        "spec: {source: {files: null, image: {reference: 'registry.example.com/sources:v1 '}}}",
+        Rule,
+        "spec.source.image.reference: Invalid value: \"registry.example.com/sources:v1 \": source.image.reference: registry, repository and tag or digest, such as registry.example.com/my-team/sources:v1",
+    ),
     // Where the tar goes.
     (
         "spec: {output: {persistentVolumeClaim: {claimName: a}, claimTemplate: {}}}",
@@ -310,6 +1128,53 @@ pub const GOOD: &[&str] = &[
     "spec: {pod: {resources: {requests: {cpu: 2, memory: 4Gi}, limits: {ephemeral-storage: '10'}}, nodeSelector: {kubernetes.io/arch: amd64}}}",
     "spec: {pod: {tolerations: [{key: builds, operator: Exists}], labels: {team: ''}, annotations: {a.example/b: any text}}}",
     "spec: {pod: {affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}}}}",
+    // The form of the image's files.
+    "spec: {outputFormat: docker}",
+    "spec: {outputFormat: docker, platforms: [linux/arm64], unpackRootfs: true}",
+    "spec: {outputFormat: oci, platforms: [linux/amd64, linux/arm64, linux/arm/v7], attestations: {provenance: min, sbom: {}}}",
+    "spec: {outputFormat: oci, unpackRootfs: true}",
+    "spec: {unpackRootfs: true, output: {persistentVolumeClaim: {claimName: images}}}",
+    "spec: {unpackRootfs: false, platforms: [linux/amd64, linux/arm64], push: true, registry: docker.io/my-team, output: {none: {}}}",
+    "spec: {attestations: {provenance: max}}",
+    "spec: {attestations: {sbom: {generator: 'registry.example.com:5000/scanner:v1@sha256:0000000000000000000000000000000000000000000000000000000000000abc'}}}",
+    "spec: {compression: uncompressed}",
+    "spec: {compression: gzip, compressionLevel: 9}",
+    "spec: {compression: estargz, compressionLevel: 0}",
+    "spec: {compression: zstd, compressionLevel: 22}",
+    // Tags, labels and annotations.
+    "spec: {extraTags: [v1, v1.2, _, 1.0-RC.1]}",
+    "spec: {labelsFile: ci/labels, labels: {a: b}}",
+    "spec: {annotations: {org.opencontainers.image.source: 'https://github.com/my-team/my-app?a=b,c', dev.example/a_b-c: '', a: 'two words'}}",
+    // Build arguments.
+    "spec: {buildArgs: {a: b}, buildArgsFile: build-args.yml}",
+    "spec: {buildArgsFile: ./ci/..args}",
+    "spec: {imageArgs: {base_image: base/image.tar, BASE2: base/layout, _: a b/image.tar}}",
+    // Stages and platforms.
+    "spec: {target: '0', targetFile: ci/target}",
+    "spec: {target: release, additionalTargets: [test, Debug_1, release.small, '0']}",
+    "spec: {platforms: [linux/arm/v6, linux/arm/v7, windows/amd64]}",
+    // Secrets and keys.
+    "spec: {secrets: [{id: npm-token, secret: {name: npm, key: token}}, {id: .npmrc_, file: ci/.npmrc}, {id: a/b, file: a}]}",
+    "spec: {secrets: [{id: NPM_TOKEN, secret: {name: npm.example, key: .npmrc}}]}",
+    "spec: {ssh: [{secret: {name: deploy-key, key: ssh-privatekey}}]}",
+    "spec: {ssh: [{id: github, secret: {name: a, key: id_ed25519}}, {id: github, secret: {name: b, key: id_rsa}}]}",
+    // Network: hosts, mirrors, registries, proxies.
+    "spec: {addHosts: {git.internal: 10.0.0.7, Cache: 255.255.255.255, 1.example: '::1', a: 'fe80::a:1', b: '1:2:3:4:5:6:7:8', c: '::ffff:10.0.0.7', d: '::'}}",
+    "spec: {registryMirrors: {docker.io: [mirror.example.com, 'localhost:5000', mirror.example.com/proxy/docker.io], 'registry.example.com:5000': []}}",
+    "spec: {registries: {registry.example.com: {ca: {name: my-ca}}, 'localhost:5000': {http: true}, a: {insecure: true, http: false}, b: {ca: {name: my.ca, key: root_ca.pem}}}}",
+    "spec: {proxy: {}}",
+    "spec: {proxy: {httpProxy: 'http://proxy.example.com:3128', httpsProxy: 'https://proxy.example.com/', noProxy: '.svc,10.0.0.0/8,localhost'}}",
+    "spec: {proxy: {httpProxy: '', noProxy: ''}}",
+    // What else the image is made of, and by what.
+    "spec: {sourceDateEpoch: 0, noCache: true, debug: true}",
+    "spec: {sourceDateEpoch: 253402300799, noCache: false, debug: false}",
+    "spec: {buildkitConfig: \"[worker.oci]\\n  max-parallelism = 4\\n\", buildkitImage: 'docker.io/moby/buildkit:v0.34.2-rootless'}",
+    "spec: {buildkitImage: 'localhost:5000/buildkit@sha256:0000000000000000000000000000000000000000000000000000000000000abc'}",
+    // The source: image.
+    "spec: {source: {files: null, image: {reference: alpine}}}",
+    "spec: {source: {files: null, image: {reference: 'registry.example.com:5000/my-team/sources:v1'}}}",
+    "spec: {source: {files: null, image: {reference: 'localhost/my_team/sources__a@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08'}}}",
+    "spec: {source: {files: null, image: {reference: 'ghcr.io/my-team/manifests:v1@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08'}}}",
     "spec: {pod: null, output: null, timeout: null, registry: null, source: {git: null}}",
 ];
 

@@ -1,5 +1,8 @@
 //! Pages that are written from the code, and examples that must work.
 
+mod reference;
+mod schema;
+
 use std::{
     fmt::Write,
     fs,
@@ -30,12 +33,17 @@ fn every_failure_reason_stands_in_the_documentation() {
         let retried = if reason.is_retryable() { "yes" } else { "" };
         writeln!(page, "| `{name}` | {} | {} | {retried} |", cell(meaning), cell(reason.hint())).unwrap();
     }
-    let path = root().join("docs/failure-reasons.md");
+    assert_page("docs/failure-reasons.md", &page);
+}
+
+/// The page stands in the repository as the code says it; `BLESS=1` writes it.
+fn assert_page(path: &str, expected: &str) {
+    let file = root().join(path);
     if std::env::var_os("BLESS").is_some() {
-        fs::write(&path, &page).unwrap();
+        fs::write(&file, expected).unwrap();
     }
-    let found = fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == page, "docs/failure-reasons.md is not what src/api/reason.rs says: BLESS=1 cargo test --test docs");
+    let found = fs::read_to_string(&file).unwrap_or_default();
+    assert!(found == expected, "{path} is not what src/api says. Write it anew: BLESS=1 cargo test --test docs");
 }
 
 const PAGE: &str = "\
