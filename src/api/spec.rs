@@ -51,7 +51,7 @@ pub(super) const OBJECT_NAME: &str = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9]
 #[x_kube(validation = Rule::new("!(has(self.outputFormat) && self.outputFormat == 'docker' && has(self.attestations))").message("outputFormat: a docker tar cannot hold attestations; write oci, or leave it out with attestations"))]
 #[x_kube(validation = Rule::new("!(has(self.unpackRootfs) && self.unpackRootfs && has(self.platforms) && self.platforms.size() > 1)").message("unpackRootfs: only for one platform"))]
 #[x_kube(validation = Rule::new("!(has(self.unpackRootfs) && self.unpackRootfs && has(self.output) && has(self.output.none))").message("unpackRootfs: only with an output; output.none leaves no place for rootfs"))]
-#[x_kube(validation = Rule::new("!has(self.compressionLevel) || (has(self.compression) && (self.compression in ['gzip', 'estargz'] && self.compressionLevel <= 9 || self.compression == 'zstd'))").message("compressionLevel: only with a compression that has levels: gzip and estargz from 0 to 9, zstd from 0 to 22"))]
+#[x_kube(validation = Rule::new("!has(self.compressionLevel) || (has(self.compression) && self.compression == 'zstd') || ((!has(self.compression) || self.compression in ['gzip', 'estargz']) && self.compressionLevel <= 9)").message("compressionLevel: only with a compression that has levels: gzip and estargz from 0 to 9, zstd from 0 to 22"))]
 pub struct OciBuildSpec {
     /// Where the files of the build come from. In a Concourse task these are its inputs.
     pub source: Source,
@@ -128,6 +128,7 @@ pub struct OciBuildSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "texts_schema", extend("example" = {"org.opencontainers.image.source": "https://github.com/my-team/my-app"}))]
     #[x_kube(validation = Rule::new("self.all(name, name.matches('^[a-z0-9]([a-z0-9._/-]*[a-z0-9])?$'))").message("annotations: a name has lower-case letters, digits, '.', '_', '/' and '-', for example org.opencontainers.image.source"))]
+    #[x_kube(validation = Rule::new("self.all(name, !self[name].matches('[\\r\\n]'))").message("annotations: a value is one line"))]
     pub annotations: BTreeMap<String, String>,
 
     /// Stage of the Dockerfile to build. Default: the last one. Task parameter TARGET.
@@ -156,7 +157,7 @@ pub struct OciBuildSpec {
     /// platform of the node. Steps for another platform than the node's need its emulation there. Task parameter IMAGE_PLATFORM.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 64)), extend("example" = ["linux/amd64", "linux/arm64"]))]
-    #[x_kube(validation = Rule::new("self.all(platform, platform.matches('^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$'))").message("platforms: system and architecture, such as linux/amd64 or linux/arm/v7"))]
+    #[x_kube(validation = Rule::new("self.all(platform, platform.matches('^[a-z0-9]+(/[a-z0-9]+){0,2}$'))").message("platforms: system and architecture, such as linux/amd64, linux/arm/v7 or arm64"))]
     #[x_kube(validation = Rule::new("self.all(platform, self.filter(other, other == platform).size() == 1)").message("platforms: each platform once"))]
     pub platforms: Vec<String>,
 

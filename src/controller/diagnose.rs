@@ -115,10 +115,34 @@ fn ended(terminated: &ContainerStateTerminated, daemon: Option<&ContainerStatus>
                 failure.reason = FailureReason::OutOfMemory;
                 failure.message = format!("BuildKit's container reached its memory limit and was killed; {}", failure.message);
             }
+            FailureReason::DaemonDied => {
+                if let Some(words) = daemon.and_then(last_words) {
+                    explain(failure, &words);
+                }
+            }
             _ => {}
         }
     }
     PodState::Ended(result)
+}
+
+/// What a daemon said before it ended, as the kubelet took it from its log.
+fn last_words(daemon: &ContainerStatus) -> Option<String> {
+    let last = daemon.last_state.as_ref()?.terminated.as_ref().filter(|terminated| terminated.exit_code != 0)?;
+    // A Go program follows its words by its stack.
+    let is_word = |line: &&str| !line.is_empty() && !line.starts_with('\t') && !line.contains("github.com/");
+    let words: Vec<_> = last.message.as_deref()?.lines().filter(is_word).take(3).collect();
+    let words: String = words.join("; ").chars().take(512).collect();
+    (!words.is_empty()).then_some(words)
+}
+
+fn explain(failure: &mut BuildFailure, words: &str) {
+    if words.contains("failed to parse config") || words.contains("failed to load config") {
+        failure.reason = FailureReason::InvalidSpec;
+        failure.message = format!("buildkitConfig: BuildKit does not take it: {words}");
+    } else {
+        failure.message = format!("{}; its last words: {words}", failure.message);
+    }
 }
 
 fn without_result(terminated: &ContainerStateTerminated) -> BuildFailure {

@@ -2,7 +2,7 @@
 //! client, no clock.
 
 pub mod claim;
-mod daemon_config;
+pub mod daemon_config;
 pub mod duration;
 pub mod instructions;
 pub mod layout;
@@ -10,6 +10,7 @@ pub mod operator_config;
 pub mod pod;
 mod reference;
 mod registries;
+mod translate;
 mod validate;
 mod volumes;
 

@@ -209,6 +209,9 @@ pub enum Override {
 }
 
 impl Override {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Registries, Self::BuildkitConfig, Self::Proxy, Self::Resources, Self::BuildkitImage];
+
     /// The text in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -36,6 +36,13 @@ const INSTRUCTIONS_ANNOTATION: &str = "ocibuild.dev/instructions";
 const DAEMON_CONFIG_ANNOTATION: &str = "ocibuild.dev/buildkitd.toml";
 const AUTHORITIES_ANNOTATION: &str = "ocibuild.dev/authorities";
 
+/// BuildKit's folder below its volume. The kubelet gives a volume of a pod with an fsGroup the setgid bit, and every folder made
+/// below inherits it, those of images among them: so BuildKit gets a folder without it.
+const PREPARE_ROOTLESS: &str = r#"mkdir -p "$0" && chmod g-s "$0" && exec rootlesskit buildkitd --root="$0" "$@""#;
+/// The same for the image that runs as root. Its entry point is a script in newer releases.
+const PREPARE: &str =
+    r#"mkdir -p "$0" && chmod g-s "$0" && exec "$(command -v buildkitd-entrypoint || command -v buildkitd)" --root="$0" "$@""#;
+
 /// An isolation that was decided: no `auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodIsolation {
@@ -99,7 +106,7 @@ pub fn build_pod(build: &Validated, attempt: Attempt, isolation: PodIsolation, c
     Pod {
         metadata: metadata(build, attempt, isolation, daemon_config.as_deref(), config),
         spec: Some(PodSpec {
-            init_containers: Some(vec![daemon(build, isolation, daemon_config.is_some(), mounts.daemon, config)]),
+            init_containers: Some(vec![daemon(build, isolation, daemon_config.is_some(), state, mounts.daemon, config)]),
             containers: vec![runner(build, mounts.runner, config)],
             volumes: Some(volumes),
             restart_policy: Some("Never".to_owned()),
@@ -177,6 +184,7 @@ fn daemon(
     build: &Validated,
     isolation: PodIsolation,
     has_config: bool,
+    state: &str,
     mounts: Vec<VolumeMount>,
     config: &OperatorConfig,
 ) -> Container {
@@ -200,6 +208,9 @@ fn daemon(
         image: Some(build.buildkit_image.as_ref().unwrap_or(of_operator).clone()),
         image_pull_policy: Some(config.images.pull_policy.clone()),
         restart_policy: Some("Always".to_owned()),
+        command: Some(
+            ["sh", "-c", if rootless { PREPARE_ROOTLESS } else { PREPARE }, &format!("{state}/root")].map(str::to_owned).to_vec(),
+        ),
         args: Some(arguments),
         env: environment(build, config),
         volume_mounts: Some(mounts),

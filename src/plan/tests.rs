@@ -224,6 +224,7 @@ fn what_the_api_server_cannot_see_is_refused_by_name() {
             format!("{HELLO}isolation: privileged"),
             "isolation: privileged is not allowed here; the operator's configuration allows rootless, userns",
         ),
+        (format!("{HELLO}addHosts: {{ a: '1::2::3' }}"), "addHosts: \"1::2::3\" of a is not an IPv4 or IPv6 address"),
         (format!("{HELLO}timeout: soon"), "timeout: \"soon\" is not a duration such as 30m or 1h30m"),
         (format!("{HELLO}buildkitConfig: 'root = \"/\"'"), "buildkitConfig: root is set by the operator and cannot be set here"),
         (

@@ -19,7 +19,7 @@ use crate::api::FailureReason;
 /// A startup probe asks once a second at best; asking this often is what makes a build start a second earlier.
 const POLL: Duration = Duration::from_millis(20);
 /// A daemon that does not listen by now will not.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until the daemon at a unix socket listens. Other addresses are left to buildctl.
 pub async fn wait(address: &str, stop: &mut Stop) -> Result<(), BuildFailure> {
@@ -47,7 +47,9 @@ pub struct LocalDaemon {
 
 impl LocalDaemon {
     /// The daemon at `BUILDKIT_HOST`, else one that is started from PATH and keeps everything below `folder`.
-    pub fn find_or_start(folder: &Path) -> anyhow::Result<Self> {
+    ///
+    /// The configuration is for a daemon that is started; one that runs has its own.
+    pub fn find_or_start(folder: &Path, config: Option<String>) -> anyhow::Result<Self> {
         if let Ok(address) = std::env::var("BUILDKIT_HOST")
             && !address.is_empty()
         {
@@ -59,6 +61,11 @@ impl LocalDaemon {
         let mut command = Command::new(if is_root { "buildkitd" } else { "rootlesskit" });
         if !is_root {
             command.arg("buildkitd");
+        }
+        if let Some(config) = config {
+            let file = folder.join("buildkitd.toml");
+            std::fs::write(&file, config)?;
+            command.arg(format!("--config={}", file.display()));
         }
         let child = command
             .arg(format!("--addr={address}"))

@@ -18,10 +18,12 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    api::OciBuild,
+    api::{Isolation, OciBuild},
     plan::{
         OperatorConfig,
-        instructions::{Instructions, OutputInstructions, SourceInstructions},
+        daemon_config::daemon_config,
+        instructions::{Instructions, OutputInstructions, SecretInstructions, SecretOrigin, SourceInstructions},
+        operator_config::Override,
         validate,
     },
 };
@@ -29,16 +31,17 @@ use crate::{
 /// Builds a manifest here.
 pub async fn run(file: &Path, source: Option<PathBuf>, output: &Path) -> anyhow::Result<ExitCode> {
     let build = read(file)?;
-    let instructions = instructions(&build, source, output)?;
+    let mut plan = validate(&build, &everything_allowed())?;
+    plan.instructions = instructions(plan.instructions, source, output)?;
     let folder = local_folder()?;
-    let built = build_in(&folder, &instructions).await;
+    let built = build_in(&folder, &plan.instructions, daemon_config(&plan)).await;
     // State of a daemon is not worth keeping; what cannot be removed lies in the temporary folder.
     let _ = fs::remove_dir_all(&folder);
     built
 }
 
-async fn build_in(folder: &Path, instructions: &Instructions) -> anyhow::Result<ExitCode> {
-    let daemon = LocalDaemon::find_or_start(folder)?;
+async fn build_in(folder: &Path, instructions: &Instructions, config: Option<String>) -> anyhow::Result<ExitCode> {
+    let daemon = LocalDaemon::find_or_start(folder, config)?;
     let work = folder.join("work");
     fs::create_dir_all(&work)?;
     let surroundings = Surroundings { address: daemon.address.clone(), work, credentials: None };
@@ -64,8 +67,16 @@ fn read(file: &Path) -> anyhow::Result<OciBuild> {
     Ok(build)
 }
 
-fn instructions(build: &OciBuild, source: Option<PathBuf>, output: &Path) -> anyhow::Result<Instructions> {
-    let mut instructions = validate(build, &OperatorConfig::default())?.instructions;
+/// Nobody but the user decides on this machine.
+fn everything_allowed() -> OperatorConfig {
+    OperatorConfig {
+        allowed_isolations: vec![Isolation::Rootless, Isolation::Userns, Isolation::Privileged],
+        allowed_overrides: Override::ALL.to_vec(),
+        ..OperatorConfig::default()
+    }
+}
+
+fn instructions(mut instructions: Instructions, source: Option<PathBuf>, output: &Path) -> anyhow::Result<Instructions> {
     match source {
         Some(path) => instructions.source = SourceInstructions::Directory { root: path, path: String::new() },
         None => {
@@ -73,6 +84,13 @@ fn instructions(build: &OciBuild, source: Option<PathBuf>, output: &Path) -> any
                 bail!("the source of this build is in a cluster; name a folder of this machine that stands for it: --source DIR");
             }
         }
+    }
+    let is_in_cluster = |secret: &SecretInstructions| matches!(secret.from, SecretOrigin::Key(_));
+    if !instructions.ssh.is_empty() || instructions.secrets.iter().any(is_in_cluster) {
+        bail!("the Secrets of this build are in a cluster; on this machine only files of the source can be secrets");
+    }
+    if instructions.registries.values().any(|registry| registry.ca.is_some()) {
+        bail!("the ConfigMaps of this build's registries are in a cluster");
     }
     if instructions.output.is_some() {
         fs::create_dir_all(output).with_context(|| format!("cannot make the output folder {}", output.display()))?;

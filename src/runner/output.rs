@@ -198,6 +198,8 @@ pub fn write_tar(folder: &Path, mut stream: impl Read) -> io::Result<TarFile> {
 pub fn write_rootfs(folder: &Path, stream: impl Read) -> io::Result<u64> {
     let root = folder.join(ROOTFS);
     fs::create_dir(&root)?;
+    // Without the setgid bit of the volume, which what is unpacked would inherit.
+    fs::set_permissions(&root, Permissions::from_mode(0o755))?;
     let mut stream = BufReader::with_capacity(CHUNK, stream);
     let left_out = unpack_stream(&mut stream, &root, Devices::LeaveOut);
     // What follows the archive's end must be taken, or BuildKit could not end.

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Read},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -88,7 +89,7 @@ fn check_and_unpack(archive: &Path, sha256: &str, root: &Path) -> Result<(), Bui
         let message = format!("the archive's SHA-256 is {found}; source.http.sha256 says {sha256}");
         return Err(BuildFailure::new(FailureReason::SourceChecksumMismatch, message));
     }
-    fs::create_dir_all(root).map_err(invalid)?;
+    make_root(root).map_err(invalid)?;
     unpack(archive, root).map_err(invalid)?;
     fs::remove_file(archive).map_err(invalid)
 }
@@ -123,7 +124,7 @@ async fn fetch(
     stop: &mut Stop,
 ) -> Result<(), BuildFailure> {
     let internal = |error: io::Error| BuildFailure::new(FailureReason::Internal, error.to_string());
-    fs::create_dir_all(folder).map_err(internal)?;
+    make_root(folder).map_err(internal)?;
     let streams = Streams::<(), ()> { input: Some(definition), output: None, back_channel: None };
     let ended = buildctl.run(&fetch_arguments(folder, registries), streams, stop).await.map_err(internal)?;
     let outcome = if ended.status.success() {
@@ -139,8 +140,15 @@ async fn fetch(
     outcome
 }
 
+/// A new folder without the setgid bit that the pod's volumes have: what is made below would inherit it, and bring it into the
+/// image.
+fn make_root(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
+}
+
 fn write_files<'a>(root: &Path, files: impl Iterator<Item = (&'a String, &'a String)>) -> io::Result<()> {
-    fs::create_dir_all(root)?;
+    make_root(root)?;
     for (path, content) in files {
         let file = root.join(path);
         if let Some(folder) = file.parent() {
@@ -154,7 +162,9 @@ fn write_files<'a>(root: &Path, files: impl Iterator<Item = (&'a String, &'a Str
 /// The kubelet mounts a ConfigMap as links into `..data`; a context of links would be an image of links.
 fn copy_config_map(mount: &Path, root: &Path, name: &str, expected: &[String]) -> Result<(), BuildFailure> {
     let missing = |what: String| BuildFailure::new(FailureReason::ConfigMapMissing, what);
-    copy_folder(mount, root).map_err(|error| missing(format!("ConfigMap {name:?} cannot be read: {error}")))?;
+    make_root(root)
+        .and_then(|()| copy_folder(mount, root))
+        .map_err(|error| missing(format!("ConfigMap {name:?} cannot be read: {error}")))?;
     if fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none()) {
         return Err(missing(format!("source.configMap: ConfigMap {name:?} does not exist or is empty")));
     }

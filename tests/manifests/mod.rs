@@ -164,7 +164,7 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
     ),
     // Compression.
     (
-        "spec: {compressionLevel: 3}",
+        "spec: {compressionLevel: 10}",
         Rule,
         "spec: Invalid value: compressionLevel: only with a compression that has levels: gzip and estargz from 0 to 9, zstd from 0 to 22",
     ),
@@ -269,6 +269,7 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Rule,
         "spec.annotations: Invalid value: annotations: a name has lower-case letters, digits, '.', '_', '/' and '-', for example org.opencontainers.image.source",
     ),
+    ("spec: {annotations: {a: \"one\\ntwo\"}}", Rule, "spec.annotations: Invalid value: annotations: a value is one line"),
     (
         "spec: {annotations: {a: 1}}",
         Type,
@@ -445,27 +446,27 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
     (
         "spec: {platforms: ['linux/amd64,linux/arm64']}",
         Rule,
-        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64 or linux/arm/v7",
+        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64, linux/arm/v7 or arm64",
     ),
     (
-        "spec: {platforms: [arm64]}",
+        "spec: {platforms: [linux/arm/v7/x]}",
         Rule,
-        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64 or linux/arm/v7",
+        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64, linux/arm/v7 or arm64",
     ),
     (
         "spec: {platforms: [Linux/amd64]}",
         Rule,
-        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64 or linux/arm/v7",
+        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64, linux/arm/v7 or arm64",
     ),
     (
         "spec: {platforms: ['']}",
         Rule,
-        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64 or linux/arm/v7",
+        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64, linux/arm/v7 or arm64",
     ),
     (
         "spec: {platforms: [linux/arm/v7/]}",
         Rule,
-        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64 or linux/arm/v7",
+        "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64, linux/arm/v7 or arm64",
     ),
     ("spec: {platforms: [linux/amd64, linux/amd64]}", Rule, "spec.platforms: Invalid value: platforms: each platform once"),
     (
@@ -1138,6 +1139,8 @@ pub const GOOD: &[&str] = &[
     "spec: {attestations: {provenance: max}}",
     "spec: {attestations: {sbom: {generator: 'registry.example.com:5000/scanner:v1@sha256:0000000000000000000000000000000000000000000000000000000000000abc'}}}",
     "spec: {compression: uncompressed}",
+    "spec: {compressionLevel: 9}",
+    "spec: {platforms: [arm64]}",
     "spec: {compression: gzip, compressionLevel: 9}",
     "spec: {compression: estargz, compressionLevel: 0}",
     "spec: {compression: zstd, compressionLevel: 22}",

@@ -190,3 +190,29 @@ fn what_a_pod_waits_for_has_a_name_and_a_deadline_of_its_own() {
         );
     }
 }
+
+#[test]
+fn what_a_daemon_said_before_it_ended_is_said_again() {
+    for (said, reason, words) in [
+        (
+            "buildkitd: toml: cannot decode TOML string\nfailed to parse config\ngithub.com/moby/buildkit/cmd/buildkitd/config.Load\n\tgithub.com/moby",
+            FailureReason::InvalidSpec,
+            "buildkitConfig: BuildKit does not take it: buildkitd: toml: cannot decode TOML string; failed to parse config",
+        ),
+        (
+            "buildkitd: operation not permitted\n",
+            FailureReason::DaemonDied,
+            "words; its last words: buildkitd: operation not permitted",
+        ),
+        ("", FailureReason::DaemonDied, "words"),
+    ] {
+        let daemon = json!([{ "name": "buildkitd", "image": "", "imageID": "", "ready": false, "restartCount": 3,
+                              "lastState": { "terminated": { "exitCode": 1, "reason": "Error", "message": said } } }]);
+        let state = diagnosed(&json!({
+            "initContainerStatuses": daemon, "containerStatuses": terminated(1, "Error", &failed_result("DaemonDied")),
+        }));
+        let PodState::Ended(result) = state else { panic!("{state:?}") };
+        let Outcome::Failed(failure) = result.outcome else { panic!("not failed") };
+        assert_eq!((failure.reason, failure.message.as_str()), (reason, words));
+    }
+}
