@@ -20,7 +20,7 @@ use ocibuild::api::{OciBuild, Phase};
 use serde_json::{Value, json};
 
 const RUNS: usize = 10;
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 const DOCKERFILE: &str = "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"true\"]\n";
 
 #[tokio::main]

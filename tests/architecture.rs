@@ -13,6 +13,9 @@ const PURE: &[&str] = &[
     "src/runner/diagnose.rs",
     "src/runner/message.rs",
     "src/runner/report.rs",
+    "src/runner/parameters.rs",
+    "src/runner/arguments.rs",
+    "src/text.rs",
 ];
 
 /// What only the shell around them may touch.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use k8s_openapi::api::core::v1::Pod;
@@ -34,8 +34,8 @@ pub struct Context {
     pub(super) progress: ProgressReader,
     pub(super) recorder: Recorder,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) written: Mutex<HashMap<String, OciBuild>>,
-    pub(super) failures: Mutex<HashMap<ObjectRef<DeserializeGuard<OciBuild>>, u32>>,
+    written: Mutex<HashMap<String, OciBuild>>,
+    failures: Mutex<HashMap<ObjectRef<DeserializeGuard<OciBuild>>, u32>>,
 }
 
 impl Context {
@@ -66,7 +66,7 @@ impl Context {
     /// The object as it was last written from here, where the cache has not caught up.
     pub(super) fn newest(&self, cached: &OciBuild) -> OciBuild {
         let version = |build: &OciBuild| build.resource_version().and_then(|version| version.parse::<u128>().ok());
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = locked(&self.written);
         let uid = cached.uid().unwrap_or_default();
         match written.get(&uid) {
             Some(own) if version(own) > version(cached) => own.clone(),
@@ -84,14 +84,37 @@ impl Context {
         Ok(api.list(&ListParams::default().labels(&format!("{BUILD_LABEL}={build}"))).await?.items)
     }
 
-    /// Forgets an object that was deleted, also where no reconcile sees it any more.
-    pub(super) fn forget_deleted(&self, build: &DeserializeGuard<OciBuild>) {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&build.uid().unwrap_or_default());
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&ObjectRef::from_obj(build));
+    /// Keeps what was written of an object until the cache has caught up.
+    pub(super) fn remember(&self, written: &OciBuild) {
+        locked(&self.written).insert(written.uid().unwrap_or_default(), written.clone());
     }
 
     /// Forgets what was written of an object that needs no more work, or is gone.
     pub(super) fn forget(&self, build: &OciBuild) {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&build.uid().unwrap_or_default());
+        locked(&self.written).remove(&build.uid().unwrap_or_default());
     }
+
+    /// Forgets an object that was deleted, also where no reconcile sees it any more.
+    pub(super) fn forget_deleted(&self, build: &DeserializeGuard<OciBuild>) {
+        locked(&self.written).remove(&build.uid().unwrap_or_default());
+        self.clear_failures(build);
+    }
+
+    /// Counts a reconcile that failed; how many did in a row.
+    pub(super) fn count_failure(&self, build: &DeserializeGuard<OciBuild>) -> u32 {
+        let mut failures = locked(&self.failures);
+        let count = failures.entry(ObjectRef::from_obj(build)).or_default();
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    /// A reconcile did not fail.
+    pub(super) fn clear_failures(&self, build: &DeserializeGuard<OciBuild>) {
+        locked(&self.failures).remove(&ObjectRef::from_obj(build));
+    }
+}
+
+/// A map is whole whatever a thread that held it did.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,6 +7,10 @@ use kube::{
 };
 
 use crate::api::{OciBuild, OciBuildStatus, Phase};
+use crate::text::shortened;
+
+/// Bytes of a note (events.k8s.io/v1: 1 kB).
+const NOTE_LIMIT: usize = 1020;
 
 /// What happened, in the words of `kubectl describe`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +39,7 @@ pub fn transition(before: &OciBuildStatus, after: &OciBuildStatus) -> Option<Tra
         Some(Transition {
             is_warning,
             reason: reason.to_owned(),
-            note: cut(&note),
+            note: shortened(&note, NOTE_LIMIT),
             generation: after.observed_generation.unwrap_or_default(),
             attempt: after.attempt.unwrap_or_default(),
         })
@@ -74,10 +78,4 @@ pub async fn publish(recorder: &Recorder, build: &OciBuild, transition: &Transit
     if let Err(error) = recorder.publish(&event, &reference).await {
         tracing::warn!(%error, reason = transition.reason, "the event could not be published");
     }
-}
-
-/// A note may be 1 kB long (events.k8s.io/v1).
-fn cut(note: &str) -> String {
-    let end = (0..=note.len().min(1020)).rev().find(|&end| note.is_char_boundary(end)).unwrap_or(0);
-    note[..end].to_owned()
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How long a look at the nodes counts.
-const FRESH: Duration = Duration::from_secs(60);
+const FRESH: Duration = Duration::from_mins(1);
 
 /// What the nodes can do, looked at no more than once a minute.
 pub struct Nodes {

@@ -69,6 +69,11 @@ impl Recorded {
     pub fn is(&self, wanted: &Wanted) -> bool {
         self.generation == Some(wanted.generation) && (wanted.rebuild.is_none() || self.rebuild == wanted.rebuild)
     }
+
+    /// Whether the wanted build has ended. Nothing undoes that, not even a stricter configuration.
+    pub fn is_settled(&self, wanted: &Wanted) -> bool {
+        self.is(wanted) && self.phase.is_some_and(Phase::is_final)
+    }
 }
 
 /// Limits that decide.
@@ -122,7 +127,7 @@ pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Lim
         let attempt = recorded.attempt.filter(|_| same_generation).map_or(Attempt::FIRST, Attempt::next);
         return Decision::Begin { attempt, first_attempt: attempt, after: None };
     }
-    if recorded.phase.is_some_and(Phase::is_final) {
+    if recorded.is_settled(wanted) {
         return Decision::Settled;
     }
     let Some(attempt) = recorded.attempt else {

@@ -1,10 +1,7 @@
 //! One reconcile: observe → decide → act → summarise. The decision is [`lifecycle::decide`], the status is
 //! [`summarise::summarise`], the writing is [`apply::Writer`]; here they meet.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
@@ -26,7 +23,7 @@ use crate::{
     plan::{
         Attempt, Validated,
         claim::output_claim,
-        pod::{ISOLATION_ANNOTATION, PodIsolation, build_pod, pod_name},
+        pod::{ISOLATION_ANNOTATION, PodIsolation, attempt_of, build_pod, pod_name},
         validate,
     },
     runner::result::{BuildFailure, BuildResult},
@@ -106,7 +103,7 @@ pub async fn reconcile(object: Arc<DeserializeGuard<OciBuild>>, context: Arc<Con
     context.pods_ready.clone().wait_for(|ready| *ready).await.map_err(|_| ReconcileError::Watch)?;
     let reconciling = Reconciling::new(context.newest(cached), &context);
     let action = tokio::time::timeout(PATIENCE, Box::pin(reconciling.run())).await.map_err(|_| ReconcileError::Slow)??;
-    context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&ObjectRef::from_obj(&*object));
+    context.clear_failures(&object);
     Ok(action)
 }
 
@@ -116,10 +113,8 @@ pub fn error_policy(object: Arc<DeserializeGuard<OciBuild>>, error: &ReconcileEr
     if matches!(error, ReconcileError::Stale) {
         return Action::requeue(Duration::from_millis(100));
     }
-    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = failures.entry(ObjectRef::from_obj(&*object)).or_default();
-    *count = count.saturating_add(1);
-    let pause = Duration::from_secs(1 << (*count - 1).min(6));
+    let count = context.count_failure(&object);
+    let pause = Duration::from_secs(1 << (count - 1).min(6));
     tracing::warn!(
         build = object.name_any(), namespace = object.namespace(), %error, pause = pause.as_secs(),
         "the build could not be brought further; it is tried again"
@@ -151,8 +146,7 @@ impl<'a> Reconciling<'a> {
 
     async fn run(mut self) -> Result<Action, ReconcileError> {
         let recorded = Recorded::of(&self.build);
-        if recorded.is(&self.wanted) && recorded.phase.is_some_and(Phase::is_final) {
-            // Not even a stricter configuration undoes what has ended.
+        if recorded.is_settled(&self.wanted) {
             let pod = self.recorded_pod(&recorded);
             let state = diagnose(pod.as_deref(), &self.uid, Timestamp::now());
             return self.settle(pod.as_deref(), &state).await;
@@ -307,16 +301,13 @@ impl<'a> Reconciling<'a> {
         };
         let mut is_active = false;
         for pod in own {
-            let is_of_current_build = current.is_some_and(|(attempt, first_attempt)| {
-                (first_attempt.number()..=attempt.number())
-                    .filter_map(Attempt::from_number)
-                    .any(|attempt| pod.name_any() == pod_name(&self.name, self.wanted.generation, attempt))
-            });
+            let attempt = attempt_of(&pod.name_any(), &self.name, self.wanted.generation);
+            let is_of_current_build = attempt
+                .zip(current)
+                .is_some_and(|(of_pod, (attempt, first_attempt))| (first_attempt..=attempt).contains(&of_pod));
+            let is_current = attempt.is_some() && attempt == current.map(|(attempt, _)| attempt);
             let state = diagnose(Some(&pod), &self.uid, Timestamp::now());
-            let has_ended = matches!(state, PodState::Ended(_) | PodState::Lost(_));
-            let is_current =
-                current.is_some_and(|(attempt, _)| pod.name_any() == pod_name(&self.name, self.wanted.generation, attempt));
-            is_active |= !has_ended && !is_current;
+            is_active |= !is_current && !matches!(state, PodState::Ended(_) | PodState::Lost(_));
             if !is_of_current_build && pod.metadata.deletion_timestamp.is_none() {
                 self.context.writer.delete_pod(&pod).await?;
             }
@@ -368,7 +359,7 @@ impl<'a> Reconciling<'a> {
             return Ok(());
         }
         let written = self.context.writer.status(&self.build, &after).await?;
-        self.context.written.lock().unwrap_or_else(PoisonError::into_inner).insert(self.uid.clone(), written.clone());
+        self.context.remember(&written);
         self.build = written;
         self.tell(&before, &after);
         Ok(())

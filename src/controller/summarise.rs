@@ -16,6 +16,7 @@ use crate::{
     },
     plan::{Attempt, duration::format_duration},
     runner::result::{BuildFailure, BuildResult, BuiltImage, Outcome, WrittenTar},
+    text::shortened,
 };
 
 /// Longest text of a failure's message and log excerpt in the status.
@@ -253,15 +254,6 @@ fn timings(before: &OciBuildStatus, result: &BuildResult) -> Timings {
         export: text(result.timings.export),
         push: text(result.timings.push),
     }
-}
-
-/// At most `limit` bytes of a text, cut between characters.
-fn shortened(text: &str, limit: usize) -> String {
-    if text.len() <= limit {
-        return text.to_owned();
-    }
-    let end = (0..=limit.saturating_sub('…'.len_utf8())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-    format!("{}…", &text[..end])
 }
 
 #[cfg(test)]

@@ -31,7 +31,8 @@ pub fn parse(text: &str) -> Result<Table, InvalidSpec> {
     }
 }
 
-/// The daemon's configuration file, or nothing where its defaults serve.
+/// buildkitd.toml of a build, or nothing where its defaults serve.
+#[allow(clippy::missing_panics_doc)] // It cannot: the messages say why.
 pub fn daemon_config(build: &Validated) -> Option<String> {
     let mut file = Table::new();
     let registries = &build.instructions.registries;

@@ -2,7 +2,7 @@
 //! client, no clock.
 
 pub mod claim;
-pub mod daemon_config;
+mod daemon_config;
 pub mod duration;
 pub mod instructions;
 pub mod layout;
@@ -14,6 +14,7 @@ mod translate;
 mod validate;
 mod volumes;
 
+pub use daemon_config::daemon_config;
 pub use operator_config::OperatorConfig;
 pub use reference::{Digest, ImageReference, InvalidDigest, InvalidReference};
 pub use validate::{Attempt, InvalidSpec, OutputPlan, Validated, validate};

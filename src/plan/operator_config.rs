@@ -161,7 +161,7 @@ impl Default for Defaults {
             |pairs: &[(&str, &str)]| pairs.iter().map(|(name, quantity)| ((*name).to_owned(), (*quantity).to_owned())).collect();
         Self {
             isolation: Isolation::Auto,
-            timeout: ConfigDuration(Duration::from_secs(3600)),
+            timeout: ConfigDuration(Duration::from_hours(1)),
             retries: 2,
             resources: Resources { requests: quantities(&[("cpu", "250m"), ("memory", "512Mi")]), limits: BTreeMap::new() },
             runner_resources: Resources {
@@ -251,9 +251,9 @@ pub struct Waits {
 impl Default for Waits {
     fn default() -> Self {
         Self {
-            claim: ConfigDuration(Duration::from_secs(60)),
-            schedule: ConfigDuration(Duration::from_secs(1800)),
-            start: ConfigDuration(Duration::from_secs(600)),
+            claim: ConfigDuration(Duration::from_mins(1)),
+            schedule: ConfigDuration(Duration::from_mins(30)),
+            start: ConfigDuration(Duration::from_mins(10)),
         }
     }
 }

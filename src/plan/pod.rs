@@ -12,9 +12,7 @@ use k8s_openapi::{
 use kube::{Resource, api::ObjectMeta};
 
 use super::{
-    Attempt, OperatorConfig, Validated,
-    daemon_config::daemon_config,
-    layout,
+    Attempt, OperatorConfig, Validated, daemon_config, layout,
     operator_config::RootlessProfiles,
     volumes::{FileAnnotations, volumes},
 };
@@ -68,6 +66,12 @@ impl PodIsolation {
 /// Name of the pod of an attempt. The same attempt always has the same name, so it cannot be made twice.
 pub fn pod_name(build: &str, generation: i64, attempt: Attempt) -> String {
     format!("{build}-g{generation}-a{attempt}")
+}
+
+/// The attempt that a pod's name says, if it is one of this generation of this build.
+pub fn attempt_of(pod: &str, build: &str, generation: i64) -> Option<Attempt> {
+    let number = pod.strip_prefix(build)?.strip_prefix(&format!("-g{generation}-a"))?;
+    number.parse().ok().and_then(Attempt::from_number).filter(|attempt| pod_name(build, generation, *attempt) == pod)
 }
 
 /// Labels of everything that belongs to a build.

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::{
     Attempt, InvalidSpec, OperatorConfig, OutputPlan, Validated,
     claim::output_claim,
-    daemon_config::daemon_config,
-    pod::{PodIsolation, build_pod, pod_name},
+    daemon_config,
+    pod::{PodIsolation, attempt_of, build_pod, pod_name},
     validate,
 };
 use crate::api::OciBuild;
@@ -174,7 +174,12 @@ fn a_build_without_an_output_gets_a_claim_of_its_own_that_goes_with_it() {
 
 #[test]
 fn the_pod_of_an_attempt_has_one_name() {
-    assert_eq!(pod_name("app", 7, Attempt::FIRST.next()), "app-g7-a2");
+    let second = Attempt::FIRST.next();
+    assert_eq!(pod_name("app", 7, second), "app-g7-a2");
+    assert_eq!(attempt_of("app-g7-a2", "app", 7), Some(second));
+    for other in ["app-g8-a2", "app-g7-a02", "app-g7-a+2", "app-g7-a0", "app-g7-a", "application-g7-a2", "other-g7-a2"] {
+        assert_eq!(attempt_of(other, "app", 7), None, "{other}");
+    }
 }
 
 #[test]

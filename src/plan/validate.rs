@@ -3,7 +3,8 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    InvalidReference, OperatorConfig, daemon_config,
+    InvalidReference, OperatorConfig,
+    daemon_config::parse as parse_buildkit_config,
     duration::parse_duration,
     instructions::Instructions,
     operator_config::Override,
@@ -226,7 +227,7 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
         source_claim: spec.source.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone()),
         source_config_map: spec.source.config_map.clone(),
         registry_authorities,
-        buildkit_config: spec.buildkit_config.as_deref().map(daemon_config::parse).transpose()?.unwrap_or_default(),
+        buildkit_config: spec.buildkit_config.as_deref().map(parse_buildkit_config).transpose()?.unwrap_or_default(),
         buildkit_image: spec.buildkit_image.clone(),
         debug: spec.debug,
         output,

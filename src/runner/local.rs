@@ -20,8 +20,7 @@ use super::{
 use crate::{
     api::{Isolation, OciBuild},
     plan::{
-        OperatorConfig,
-        daemon_config::daemon_config,
+        OperatorConfig, daemon_config,
         instructions::{Instructions, OutputInstructions, SecretInstructions, SecretOrigin, SourceInstructions},
         operator_config::Override,
         validate,

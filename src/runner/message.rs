@@ -1,6 +1,7 @@
 //! Fits a result into the termination message: half a JSON would be no result. Pure.
 
 use super::result::{BuildResult, MESSAGE_LIMIT, Outcome};
+use crate::text::{shortened, shortened_to_end};
 
 /// The result as compact JSON below the kubelet's limit: texts are shortened step by step until it fits.
 pub fn fit(result: &BuildResult) -> String {
@@ -18,18 +19,18 @@ pub fn fit(result: &BuildResult) -> String {
 fn shorten(result: &mut BuildResult, limit: usize) {
     result.warnings.truncate(limit / 150);
     for warning in &mut result.warnings {
-        cut_end(warning, 150);
+        *warning = shortened(warning, 150);
     }
     if let Some(current) = result.progress.as_mut().and_then(|progress| progress.current.as_mut()) {
-        cut_end(current, limit);
+        *current = shortened(current, limit);
     }
     if let Outcome::Failed(failure) = &mut result.outcome {
-        cut_end(&mut failure.message, limit);
+        failure.message = shortened(&failure.message, limit);
         if let Some(step) = &mut failure.step {
-            cut_end(step, limit);
+            *step = shortened(step, limit);
         }
         if let Some(excerpt) = &mut failure.log_excerpt {
-            cut_begin(excerpt, limit);
+            *excerpt = shortened_to_end(excerpt, limit);
         }
     }
     if let Outcome::Succeeded(image) = &mut result.outcome {
@@ -42,22 +43,6 @@ fn shorten(result: &mut BuildResult, limit: usize) {
         if limit < 100 {
             image.additional.clear();
         }
-    }
-}
-
-fn cut_end(text: &mut String, limit: usize) {
-    if text.len() > limit {
-        let end = (0..=limit).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-}
-
-/// Of a log the end is what counts.
-fn cut_begin(text: &mut String, limit: usize) {
-    if text.len() > limit {
-        let begin = (text.len() - limit..=text.len()).find(|&begin| text.is_char_boundary(begin)).unwrap_or(text.len());
-        text.replace_range(..begin, "…");
     }
 }
 

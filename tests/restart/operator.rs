@@ -116,7 +116,7 @@ impl Operator {
     }
 
     pub fn wait_until_it_leads(&self) {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
         while !self.leads() {
             assert!(std::time::Instant::now() < deadline, "the operator does not lead after a minute");
             std::thread::sleep(std::time::Duration::from_millis(100));
