@@ -7,3 +7,4 @@ mod gitops;
 mod isolation;
 mod push;
 mod sources;
+mod world;
