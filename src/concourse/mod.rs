@@ -1,0 +1,3 @@
+//! The Concourse task: its parameters.
+
+pub mod params;
