@@ -29,6 +29,9 @@ pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 /// Asks for another build of an unchanged spec: any text that differs from the last one handled.
 pub const REBUILD_ANNOTATION: &str = "ocibuild.dev/rebuild";
 
+/// Renews the lease of a build that has one (`spec.lease`): any text that differs from the last one.
+pub const RENEWED_ANNOTATION: &str = "ocibuild.dev/renewed";
+
 /// The conditions of an `OciBuild`, by the kstatus convention that Argo CD and Flux read: `Ready` says whether the image of
 /// the observed generation is there, `Reconciling` that work goes on, `Stalled` that it has ended in failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

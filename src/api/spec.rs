@@ -287,6 +287,24 @@ pub struct OciBuildSpec {
     #[schemars(range(min = 0, max = 10), extend("example" = 3))]
     pub retries: Option<i32>,
 
+    /// Holds the build back: nothing is built while it is true, and what runs is stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
+
+    /// How long the OciBuild is kept after its build has ended, for example `24h`; then the operator deletes it, with the claim that
+    /// was made for it. Default: for ever. Not for GitOps, which would make it anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), extend("example" = "24h"))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && self != '' && duration(self) <= duration('8760h')").message("ttlAfterFinished: hours, minutes and seconds up to 8760h, for example 24h or 30m"))]
+    pub ttl_after_finished: Option<String>,
+
+    /// Cancels the build when whoever asked for it is gone: when the annotation `ocibuild.dev/renewed` has not changed for this
+    /// long, for example `60s`. The Concourse task renews it. Default: the build goes on by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), extend("example" = "60s"))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && self != '' && duration(self) >= duration('10s') && duration(self) <= duration('24h')").message("lease: hours, minutes and seconds between 10s and 24h, for example 60s"))]
+    pub lease: Option<String>,
+
     /// How the build is kept apart from its node. Default: the operator's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<Isolation>,

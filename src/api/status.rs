@@ -98,6 +98,8 @@ pub enum Phase {
     Succeeded,
     /// The build failed and is not tried again.
     Failed,
+    /// The spec holds the build back.
+    Suspended,
 }
 
 impl Phase {

@@ -116,6 +116,20 @@ impl Writer {
         }
     }
 
+    /// Deletes a build that was kept for long enough, if nobody has changed it since.
+    pub async fn delete_build(&self, build: &OciBuild) -> Result<(), kube::Error> {
+        self.metrics.write("ocibuild");
+        let api: Api<OciBuild> = Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
+        let unchanged =
+            Preconditions { uid: build.metadata.uid.clone(), resource_version: build.metadata.resource_version.clone() };
+        let parameters = DeleteParams { preconditions: Some(unchanged), ..DeleteParams::background() };
+        match api.delete(&build.name_any(), &parameters).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Deletes a pod, if it is still that very pod.
     pub async fn delete_pod(&self, pod: &Pod) -> Result<(), kube::Error> {
         self.metrics.write("pod");

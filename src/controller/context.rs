@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::api::core::v1::Pod;
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 
 use super::{apply::Writer, isolation::Nodes, metrics::Metrics, progress::ProgressReader};
 use crate::{
-    api::OciBuild,
+    api::{OciBuild, RENEWED_ANNOTATION},
     plan::{OperatorConfig, pod::BUILD_LABEL},
 };
 
@@ -35,6 +36,7 @@ pub struct Context {
     pub(super) recorder: Recorder,
     pub(super) metrics: Arc<Metrics>,
     written: Mutex<HashMap<String, OciBuild>>,
+    renewed: Mutex<HashMap<String, (Option<String>, Instant)>>,
     failures: Mutex<HashMap<ObjectRef<DeserializeGuard<OciBuild>>, u32>>,
 }
 
@@ -59,6 +61,7 @@ impl Context {
             recorder,
             metrics,
             written: Mutex::default(),
+            renewed: Mutex::default(),
             failures: Mutex::default(),
         }
     }
@@ -91,13 +94,29 @@ impl Context {
 
     /// Forgets what was written of an object that needs no more work, or is gone.
     pub(super) fn forget(&self, build: &OciBuild) {
-        locked(&self.written).remove(&build.uid().unwrap_or_default());
+        let uid = build.uid().unwrap_or_default();
+        locked(&self.written).remove(&uid);
+        locked(&self.renewed).remove(&uid);
     }
 
     /// Forgets an object that was deleted, also where no reconcile sees it any more.
     pub(super) fn forget_deleted(&self, build: &DeserializeGuard<OciBuild>) {
-        locked(&self.written).remove(&build.uid().unwrap_or_default());
+        let uid = build.uid().unwrap_or_default();
+        locked(&self.written).remove(&uid);
+        locked(&self.renewed).remove(&uid);
         self.clear_failures(build);
+    }
+
+    /// How long a build's lease still lasts. It counts from when this operator saw the annotation change: clocks of others
+    /// do not matter, and a restart gives every build its whole lease again.
+    pub(super) fn lease_left(&self, build: &OciBuild, lease: Duration) -> Duration {
+        let text = build.annotations().get(RENEWED_ANNOTATION).cloned();
+        let mut renewed = locked(&self.renewed);
+        let (last, since) = renewed.entry(build.uid().unwrap_or_default()).or_insert_with(|| (text.clone(), Instant::now()));
+        if *last != text {
+            (*last, *since) = (text, Instant::now());
+        }
+        lease.saturating_sub(since.elapsed())
     }
 
     /// Counts a reconcile that failed; how many did in a row.

@@ -23,6 +23,7 @@ use crate::{
     plan::{
         Attempt, Validated,
         claim::output_claim,
+        duration::parse_duration,
         pod::{ISOLATION_ANNOTATION, PodIsolation, attempt_of, build_pod, pod_name},
         validate,
     },
@@ -130,6 +131,8 @@ struct Reconciling<'a> {
     uid: String,
     namespace: String,
     name: String,
+    /// When to look again at the latest.
+    recheck: Duration,
 }
 
 impl<'a> Reconciling<'a> {
@@ -140,8 +143,13 @@ impl<'a> Reconciling<'a> {
             uid: build.uid().unwrap_or_default(),
             namespace: build.namespace().unwrap_or_default(),
             name: build.name_any(),
+            recheck: Duration::MAX,
             build,
         }
+    }
+
+    fn again_in(&self, pause: Duration) -> Action {
+        Action::requeue(pause.min(self.recheck))
     }
 
     async fn run(mut self) -> Result<Action, ReconcileError> {
@@ -151,11 +159,23 @@ impl<'a> Reconciling<'a> {
             let state = diagnose(pod.as_deref(), &self.uid, Timestamp::now());
             return self.settle(pod.as_deref(), &state).await;
         }
+        if self.build.spec.suspend {
+            return self.suspend().await;
+        }
         let plan = match validate(&self.build, &self.context.config) {
             Ok(plan) => plan,
             Err(invalid) => return self.refuse(BuildFailure::new(FailureReason::InvalidSpec, invalid.to_string())).await,
         };
         let limits = Limits { retries: plan.retries, waits: self.context.config.waits };
+        if let Some(lease) = plan.lease {
+            self.recheck = self.context.lease_left(&self.build, lease);
+            if self.recheck.is_zero() {
+                let message = format!("nobody has renewed the build's lease for {}s: who asked for it is gone", lease.as_secs());
+                let result = BuildResult::failed(BuildFailure::new(FailureReason::Cancelled, message));
+                let pod = self.recorded_pod(&Recorded::of(&self.build));
+                self.write(&plan, pod.as_deref(), &Standing::Finished(&result)).await?;
+            }
+        }
         for _ in 0..STEPS_LIMIT {
             let recorded = Recorded::of(&self.build);
             let pod = self.recorded_pod(&recorded);
@@ -175,7 +195,7 @@ impl<'a> Reconciling<'a> {
                     // A pod that starts as it should is not worth a write.
                     let troubled = pod.as_deref().filter(|_| reason.is_some());
                     self.write(&plan, troubled, &Standing::Waiting { message: &message, reason }).await?;
-                    return Ok(Action::requeue(recheck.map_or(LOST_WAKE_UP, |recheck| recheck.min(LOST_WAKE_UP))));
+                    return Ok(self.again_in(recheck.map_or(LOST_WAKE_UP, |recheck| recheck.min(LOST_WAKE_UP))));
                 }
                 Decision::Track(running) => return self.track(&plan, pod.as_deref(), &recorded, &running).await,
                 Decision::Finish(result) => self.write(&plan, pod.as_deref(), &Standing::Finished(&result)).await?,
@@ -187,6 +207,16 @@ impl<'a> Reconciling<'a> {
     fn recorded_pod(&self, recorded: &Recorded) -> Option<Arc<Pod>> {
         let (attempt, generation) = recorded.attempt.zip(recorded.generation)?;
         self.context.pods.get(&ObjectRef::new(&pod_name(&self.name, generation, attempt)).within(&self.namespace))
+    }
+
+    /// The spec holds the build back: say so, and stop what runs for an older one.
+    async fn suspend(mut self) -> Result<Action, ReconcileError> {
+        let before = self.build.status.clone().unwrap_or_default();
+        let status = summarise(&before, &self.facts(None, None, None), &Standing::Suspended);
+        self.write_status(status).await?;
+        self.delete_predecessors(None).await?;
+        self.context.forget(&self.build);
+        Ok(Action::await_change())
     }
 
     /// A spec that cannot be built: say so once, and stop what runs for an older one.
@@ -213,7 +243,21 @@ impl<'a> Reconciling<'a> {
             self.context.writer.delete_pod(pod).await?;
         }
         self.context.forget(&self.build);
-        Ok(Action::await_change())
+        self.retain().await
+    }
+
+    /// Deletes a build that has been kept for long enough after its end.
+    async fn retain(&self) -> Result<Action, ReconcileError> {
+        let ended = self.build.status.as_ref().and_then(|status| status.completion_time.as_ref());
+        let ttl = self.build.spec.ttl_after_finished.as_deref().and_then(parse_duration);
+        let Some((ended, ttl)) = ended.zip(ttl) else { return Ok(Action::await_change()) };
+        let age = Timestamp::now().duration_since(ended.0);
+        let left = ttl.saturating_sub(Duration::try_from(age).unwrap_or_default());
+        if left.is_zero() {
+            self.context.writer.delete_build(&self.build).await?;
+            return Ok(Action::await_change());
+        }
+        Ok(Action::requeue(left + Duration::from_millis(50)))
     }
 
     /// Makes the claim and the pod of an attempt, once no pod of an earlier build is left that could write to the output.
@@ -224,7 +268,7 @@ impl<'a> Reconciling<'a> {
         first_attempt: Attempt,
     ) -> Result<Option<Action>, ReconcileError> {
         if self.delete_predecessors(Some((attempt, first_attempt))).await? {
-            return Ok(Some(Action::requeue(Duration::from_secs(5))));
+            return Ok(Some(self.again_in(Duration::from_secs(5))));
         }
         if let Some(claim) = output_claim(plan) {
             match self.context.writer.create_claim(&claim, &self.uid).await? {
@@ -254,14 +298,14 @@ impl<'a> Reconciling<'a> {
         match creation {
             Creation::Done(Made::Now) => {
                 tracing::info!(build = self.name, namespace = self.namespace, generation = plan.generation, %attempt, "the pod was made");
-                Ok(Some(Action::requeue(LOST_WAKE_UP)))
+                Ok(Some(self.again_in(LOST_WAKE_UP)))
             }
             // The cache has not caught up with a pod that was made before.
-            Creation::Done(Made::Before) => Ok(Some(Action::requeue(Duration::from_secs(1)))),
+            Creation::Done(Made::Before) => Ok(Some(self.again_in(Duration::from_secs(1)))),
             Creation::NameTaken { .. } => {
                 let message = "a pod of this name belongs to a deleted build; waiting until it is gone";
                 self.write(plan, None, &Standing::Waiting { message, reason: None }).await?;
-                Ok(Some(Action::requeue(Duration::from_secs(1))))
+                Ok(Some(self.again_in(Duration::from_secs(1))))
             }
             Creation::Refused(refusal) => self.refused(plan, refusal).await,
         }
@@ -279,7 +323,7 @@ impl<'a> Reconciling<'a> {
         if refusal.may_pass && has_time {
             let failure = &refusal.failure;
             self.write(plan, None, &Standing::Waiting { message: &failure.message, reason: Some(failure.reason) }).await?;
-            return Ok(Some(Action::requeue(QUOTA_INTERVAL)));
+            return Ok(Some(self.again_in(QUOTA_INTERVAL)));
         }
         self.finish_refused(plan, refusal.failure).await
     }
@@ -333,7 +377,7 @@ impl<'a> Reconciling<'a> {
             _ => None,
         };
         self.write(plan, pod, &Standing::Running { progress }).await?;
-        Ok(Action::requeue(PROGRESS_INTERVAL))
+        Ok(self.again_in(PROGRESS_INTERVAL))
     }
 
     fn facts<'b>(&'b self, pod: Option<&Pod>, reference: Option<String>, output_claim: Option<&'b str>) -> Facts<'b> {

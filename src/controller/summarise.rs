@@ -50,6 +50,8 @@ pub enum Standing<'a> {
     },
     /// It has ended.
     Finished(&'a BuildResult),
+    /// The spec holds it back.
+    Suspended,
 }
 
 /// What the status says besides where the build stands.
@@ -91,6 +93,7 @@ pub fn summarise(before: &OciBuildStatus, facts: &Facts<'_>, standing: &Standing
             status.conditions = conditions_in_progress(before, facts, "Building", "the build runs");
         }
         Standing::Finished(result) => finish(&mut status, before, facts, result),
+        Standing::Suspended => suspend(&mut status, before, facts),
     }
     status
 }
@@ -125,6 +128,18 @@ fn begin(
         None => ("Pending", "the build's pod is being started".to_owned()),
     };
     status.conditions = conditions_in_progress(before, facts, reason, &message);
+}
+
+fn suspend(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>) {
+    *status = OciBuildStatus {
+        observed_generation: Some(facts.wanted.generation),
+        observed_rebuild: before.observed_rebuild.clone(),
+        phase: Some(Phase::Suspended),
+        last_success: before.last_success.clone(),
+        ..OciBuildStatus::default()
+    };
+    let message = "suspend is true: nothing is built until it is false";
+    status.conditions = vec![condition(before, facts, ConditionType::Ready, "False", "Suspended", message)];
 }
 
 fn finish(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>, result: &BuildResult) {

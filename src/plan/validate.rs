@@ -33,9 +33,14 @@ pub enum InvalidSpec {
         /// The path.
         path: String,
     },
-    /// A timeout that is no duration.
-    #[error("timeout: {0:?} is not a duration such as 30m or 1h30m")]
-    Timeout(String),
+    /// A text that is no duration.
+    #[error("{field}: {text:?} is not a duration such as 30m or 1h30m")]
+    Duration {
+        /// The field.
+        field: &'static str,
+        /// Its text.
+        text: String,
+    },
     /// The administrator does not allow it.
     #[error("isolation: {asked} is not allowed here; the operator's configuration allows {allowed}")]
     IsolationNotAllowed {
@@ -125,6 +130,8 @@ pub struct Validated {
     pub instructions: Instructions,
     /// How long the runner may take.
     pub timeout: Duration,
+    /// How long the build goes on without being renewed.
+    pub lease: Option<Duration>,
     /// Attempts after the first.
     pub retries: i32,
     /// The isolation that was asked for, `auto` included.
@@ -188,10 +195,7 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
         relative("dockerfile", dockerfile)?;
     }
     allowed_overrides(spec, config)?;
-    let timeout = match &spec.timeout {
-        Some(text) => parse_duration(text).ok_or_else(|| InvalidSpec::Timeout(text.clone()))?,
-        None => config.defaults.timeout.0,
-    };
+    let timeout = duration("timeout", spec.timeout.as_deref())?.unwrap_or(config.defaults.timeout.0);
     let isolation = isolation(spec, config)?;
     let (output, output_path) = output(&name, build, config)?;
     let (registries, registry_authorities) = registries(spec, config);
@@ -222,6 +226,7 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
         generation: build.metadata.generation.unwrap_or_default(),
         instructions,
         timeout,
+        lease: duration("lease", spec.lease.as_deref())?,
         retries: spec.retries.unwrap_or(config.defaults.retries),
         isolation,
         source_claim: spec.source.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone()),
@@ -233,6 +238,11 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
         output,
         pod: spec.pod.clone().unwrap_or_default(),
     })
+}
+
+fn duration(field: &'static str, text: Option<&str>) -> Result<Option<Duration>, InvalidSpec> {
+    let parse = |text: &str| parse_duration(text).ok_or_else(|| InvalidSpec::Duration { field, text: text.to_owned() });
+    text.map(parse).transpose()
 }
 
 fn isolation(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<Isolation, InvalidSpec> {

@@ -5,6 +5,7 @@ mod cluster;
 mod failures;
 mod gitops;
 mod isolation;
+mod lifecycle;
 mod push;
 mod sources;
 mod world;

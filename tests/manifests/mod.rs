@@ -904,6 +904,16 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
     ("spec: {buildkitImage: ''}", Rule, "spec.buildkitImage: Invalid value: \"\": buildkitImage: the reference of an image"),
     // How it runs.
     (
+        "spec: {ttlAfterFinished: 30 days}",
+        Rule,
+        "spec.ttlAfterFinished: Invalid value: \"30 days\": ttlAfterFinished: hours, minutes and seconds up to 8760h, for example 24h or 30m",
+    ),
+    (
+        "spec: {lease: 5s}",
+        Rule,
+        "spec.lease: Invalid value: \"5s\": lease: hours, minutes and seconds between 10s and 24h, for example 60s",
+    ),
+    (
         "spec: {timeout: 1d}",
         Rule,
         "spec.timeout: Invalid value: \"1d\": timeout: hours, minutes and seconds between 1s and 168h, for example 30m or 1h30m",
@@ -1118,6 +1128,7 @@ pub const GOOD: &[&str] = &[
     "spec: {buildArgs: {APP_VERSION: v1.0.0, EMPTY: '', LINES: \"a\\nb\"}, labels: {org.opencontainers.image.source: 'https://x/?a=b'}}",
     "spec: {timeout: 1h30m, retries: 0, isolation: rootless, target: build}",
     "spec: {timeout: 168h, retries: 10, isolation: auto}",
+    "spec: {suspend: true, ttlAfterFinished: 0s, lease: 10s}",
     "spec: {source: {files: {app/a.txt: ''}}}",
     "spec: {source: {files: null, persistentVolumeClaim: {claimName: source, path: checkouts/main}}, context: source-code}",
     "spec: {source: {files: null, git: {url: 'https://github.com/my-team/my-app.git', revision: refs/tags/v1.2.0}}}",

@@ -59,7 +59,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "ocibuild.buildRules" -}}
 - apiGroups: [ocibuild.dev]
   resources: [ocibuilds]
-  verbs: [get, list, watch]
+  # delete for ttlAfterFinished.
+  verbs: [get, list, watch, delete]
 - apiGroups: [ocibuild.dev]
   resources: [ocibuilds/status]
   verbs: [patch]

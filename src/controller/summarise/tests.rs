@@ -94,6 +94,17 @@ fn a_build_that_fails_says_why_and_keeps_the_last_success() {
 }
 
 #[test]
+fn a_suspended_build_keeps_the_last_success_alone() {
+    let wanted = wanted();
+    let succeeded = summarise(&begun(&wanted), &facts(&wanted, 4), &Standing::Finished(&success()));
+    let next = Wanted { generation: 3, rebuild: None };
+    let suspended = summarise(&succeeded, &facts(&next, 60), &Standing::Suspended);
+    assert_eq!((suspended.phase, suspended.observed_generation), (Some(Phase::Suspended), Some(3)));
+    assert!(suspended.last_success.is_some() && suspended.image.is_none() && suspended.attempt.is_none());
+    assert_eq!(summarise(&suspended, &facts(&next, 90), &Standing::Suspended), suspended);
+}
+
+#[test]
 fn a_status_that_says_the_same_is_the_same_at_any_time() {
     let wanted = wanted();
     let waiting = Standing::Waiting { message: "no node", reason: Some(FailureReason::Unschedulable) };
