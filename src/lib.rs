@@ -4,6 +4,7 @@
 //! [`runner`] (doing it, inside the pod) → [`controller`] (what became of it, as status).
 
 pub mod api;
+pub mod client;
 pub mod concourse;
 pub mod controller;
 pub mod plan;

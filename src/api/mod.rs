@@ -14,12 +14,12 @@ mod status;
 
 pub use definition::crd_yaml;
 pub use image::{Attestations, Compression, OutputFormat, Provenance, Sbom};
-pub use output::{ClaimTemplate, NoOutput, Output, OutputClaim};
+pub use output::{ClaimTemplate, Download, NoOutput, Output, OutputClaim};
 pub use pod::{PodSettings, Resources};
 pub use reason::FailureReason;
 pub use registries::{ConfigMapKey, Proxy, RegistryConnection};
 pub use secrets::{BuildSecret, SecretKey, SshKey};
-pub use source::{ConfigMapItem, ConfigMapSource, GitSource, HttpSource, ImageSource, Source, SourceClaim};
+pub use source::{ConfigMapItem, ConfigMapSource, GitSource, HttpSource, ImageSource, Source, SourceClaim, UploadSource};
 pub use spec::{Isolation, OciBuild, OciBuildSpec};
 pub use status::{BuildImage, BuildPod, BuildTar, Failure, LastSuccess, OciBuildStatus, Phase, Progress, TargetImage, Timings};
 

@@ -9,8 +9,8 @@ use super::spec::{OBJECT_NAME, RELATIVE_PATH};
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
-    "[has(self.persistentVolumeClaim), has(self.claimTemplate), has(self.none)].filter(set, set).size() <= 1"
-).message("output: name at most one of persistentVolumeClaim, claimTemplate or none"))]
+    "[has(self.persistentVolumeClaim), has(self.claimTemplate), has(self.download), has(self.none)].filter(set, set).size() <= 1"
+).message("output: name at most one of persistentVolumeClaim, claimTemplate, download or none"))]
 pub struct Output {
     /// A PersistentVolumeClaim of the same namespace that exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -19,6 +19,10 @@ pub struct Output {
     /// How to make the claim of the build's own, `<name>-output`. It belongs to the OciBuild and is deleted with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim_template: Option<ClaimTemplate>,
+
+    /// No volume: the build's pod keeps the files until a client has fetched them, as the Concourse task does. Write `download: {}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub download: Option<Download>,
 
     /// No tar at all: the image is only pushed. Write `none: {}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,6 +61,21 @@ pub struct ClaimTemplate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), extend("example" = "fast"))]
     pub storage_class_name: Option<String>,
+}
+
+/// How long the pod keeps the files.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Download {
+    /// How long the pod waits for a client that fetches the files, for example `10m`; then the build has failed. `10m` if left out.
+    #[serde(default = "default_timeout")]
+    #[schemars(length(max = 32), extend("example" = "30m"))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && self != '' && duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("output.download.timeout: hours, minutes and seconds between 1s and 24h, for example 10m"))]
+    pub timeout: String,
+}
+
+fn default_timeout() -> String {
+    "10m".to_owned()
 }
 
 /// An empty object: the image is only pushed.

@@ -11,8 +11,8 @@ use super::spec::{OBJECT_NAME, RELATIVE_PATH};
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
-    "[has(self.persistentVolumeClaim), has(self.git), has(self.http), has(self.configMap), has(self.files), has(self.image)].filter(set, set).size() == 1"
-).message("source: name exactly one of persistentVolumeClaim, git, http, configMap, files or image"))]
+    "[has(self.persistentVolumeClaim), has(self.git), has(self.http), has(self.configMap), has(self.files), has(self.image), has(self.upload)].filter(set, set).size() == 1"
+).message("source: name exactly one of persistentVolumeClaim, git, http, configMap, files, image or upload"))]
 pub struct Source {
     /// A PersistentVolumeClaim of the same namespace. It is mounted read-only; `context` and `dockerfile` are paths inside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,6 +34,11 @@ pub struct Source {
     /// `registrySecrets`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSource>,
+
+    /// Files that a client sends into the build's pod, as the Concourse task does. Write `upload: {}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("example" = {}))]
+    pub upload: Option<UploadSource>,
 
     /// Files written in the manifest itself: path to content. For small builds and for trying things out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,6 +110,10 @@ pub struct ImageSource {
     #[x_kube(validation = Rule::new("self.matches('^([A-Za-z0-9.-]+(:[0-9]{1,5})?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$')").message("source.image.reference: registry, repository and tag or digest, such as registry.example.com/my-team/sources:v1"))]
     pub reference: String,
 }
+
+/// An empty object: a client sends the files.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq)]
+pub struct UploadSource {}
 
 /// A ConfigMap whose keys are the files.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]

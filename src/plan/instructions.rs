@@ -229,6 +229,8 @@ pub enum SourceInstructions {
         /// Its reference.
         reference: String,
     },
+    /// An archive that a client sends.
+    Upload {},
     /// A tar archive that BuildKit fetches and the runner unpacks.
     Http {
         /// Its address.
@@ -256,4 +258,7 @@ pub struct OutputInstructions {
     pub root: PathBuf,
     /// Folder below it that takes the files; empty is the root itself.
     pub path: String,
+    /// Seconds that the files are kept for a client; none if they are on a volume that stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub download_seconds: Option<u64>,
 }

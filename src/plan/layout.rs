@@ -32,6 +32,8 @@ pub const AUTHORITIES_DIRECTORY: &str = "/etc/ocibuild-authorities";
 pub const KEY_FILE: &str = "value";
 /// Port of the runner's progress answers. Nothing secret is served there.
 pub const PROGRESS_PORT: u16 = 24_680;
+/// Port, on the pod's loopback address alone, where a client sends the source and fetches the files.
+pub const TRANSFER_PORT: u16 = 24_681;
 /// User and group of the runner, and of the daemon when rootless.
 pub const USER: i64 = 1000;
 /// Container that drives the build; its end is the build's end.

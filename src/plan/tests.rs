@@ -242,7 +242,7 @@ fn what_the_api_server_cannot_see_is_refused_by_name() {
         ),
         (
             HELLO.replace("{ files: { Dockerfile: 'FROM scratch' } }", "{}"),
-            "source: name exactly one of persistentVolumeClaim, git, http, configMap, files or image",
+            "source: name exactly one of persistentVolumeClaim, git, http, configMap, files, image or upload",
         ),
         (
             HELLO.replace("FROM scratch", &"x".repeat(300_000)),

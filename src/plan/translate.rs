@@ -4,6 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use super::{
     ImageReference, InvalidSpec, OperatorConfig, OutputPlan,
+    duration::parse_duration,
     instructions::{
         BuildParameters, ImageForm, MountedKey, MountedSecret, OutputInstructions, SecretInstructions, SecretOrigin,
         SourceInstructions, SshInstructions,
@@ -148,6 +149,9 @@ pub fn source_instructions(source: &Source) -> Result<SourceInstructions, Invali
     if let Some(image) = &source.image {
         sources.push(SourceInstructions::Image { reference: image.reference.clone() });
     }
+    if source.upload.is_some() {
+        sources.push(SourceInstructions::Upload {});
+    }
     let mut sources = sources.into_iter();
     match (sources.next(), sources.next()) {
         (Some(source), None) => Ok(source),
@@ -169,7 +173,16 @@ pub fn output(
     if let Some(claim) = output.persistent_volume_claim {
         let path = claim.path.unwrap_or_else(|| name.to_owned());
         relative("output.persistentVolumeClaim.path", &path)?;
-        return Ok((OutputPlan::Existing { claim_name: claim.claim_name }, Some(OutputInstructions { root, path })));
+        return Ok((
+            OutputPlan::Existing { claim_name: claim.claim_name },
+            Some(OutputInstructions { root, path, download_seconds: None }),
+        ));
+    }
+    if let Some(download) = output.download {
+        let patience = parse_duration(&download.timeout)
+            .ok_or(InvalidSpec::Duration { field: "output.download.timeout", text: download.timeout })?;
+        let output = OutputInstructions { root, path: String::new(), download_seconds: Some(patience.as_secs()) };
+        return Ok((OutputPlan::Download, Some(output)));
     }
     let template = output.claim_template.unwrap_or_default();
     let plan = OutputPlan::Own {
@@ -177,7 +190,7 @@ pub fn output(
         storage: template.storage.unwrap_or_else(|| config.defaults.output_storage.clone()),
         storage_class_name: template.storage_class_name.or_else(|| config.defaults.output_storage_class.clone()),
     };
-    Ok((plan, Some(OutputInstructions { root, path: String::new() })))
+    Ok((plan, Some(OutputInstructions { root, path: String::new(), download_seconds: None })))
 }
 
 /// A path that stays below its root.

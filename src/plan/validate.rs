@@ -23,7 +23,7 @@ pub enum InvalidSpec {
     #[error(transparent)]
     Reference(#[from] InvalidReference),
     /// No source, or more than one: only possible in a file that no API server has seen.
-    #[error("source: name exactly one of persistentVolumeClaim, git, http, configMap, files or image")]
+    #[error("source: name exactly one of persistentVolumeClaim, git, http, configMap, files, image or upload")]
     Source,
     /// A path that is absolute or leaves its root.
     #[error("{field}: {path:?} is absolute or has '..' in it")]
@@ -171,6 +171,8 @@ pub enum OutputPlan {
         /// Its storage class.
         storage_class_name: Option<String>,
     },
+    /// A volume of the pod, where a client fetches it.
+    Download,
     /// None: the image is only pushed.
     Nowhere,
 }
@@ -180,7 +182,7 @@ impl OutputPlan {
     pub fn claim_name(&self) -> Option<&str> {
         match self {
             Self::Existing { claim_name } | Self::Own { claim_name, .. } => Some(claim_name),
-            Self::Nowhere => None,
+            Self::Download | Self::Nowhere => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    Validated,
+    OutputPlan, Validated,
     instructions::{MountedKey, SecretOrigin},
     layout,
 };
@@ -91,9 +91,12 @@ pub fn volumes(build: &Validated, state: &str, annotations: FileAnnotations) -> 
         .map(|claim_name| from_claim("source", claim_name))
         .or_else(|| build.source_config_map.as_ref().map(from_config_map));
     volumes.extend(source.map(|volume| PodVolume::new(volume).in_runner(layout::SOURCE_DIRECTORY).read_only()));
-    if let Some(claim_name) = build.output.claim_name() {
-        volumes.push(PodVolume::new(from_claim("output", claim_name)).in_runner(layout::OUTPUT_DIRECTORY));
-    }
+    let output = match &build.output {
+        OutputPlan::Existing { claim_name } | OutputPlan::Own { claim_name, .. } => Some(from_claim("output", claim_name)),
+        OutputPlan::Download => Some(empty("output")),
+        OutputPlan::Nowhere => None,
+    };
+    volumes.extend(output.map(|volume| PodVolume::new(volume).in_runner(layout::OUTPUT_DIRECTORY)));
     volumes.extend(secrets(build));
     volumes
 }

@@ -79,8 +79,14 @@ fn instructions(mut instructions: Instructions, source: Option<PathBuf>, output:
     match source {
         Some(path) => instructions.source = SourceInstructions::Directory { root: path, path: String::new() },
         None => {
-            if matches!(instructions.source, SourceInstructions::Directory { .. } | SourceInstructions::ConfigMap { .. }) {
-                bail!("the source of this build is in a cluster; name a folder of this machine that stands for it: --source DIR");
+            let needs_folder = matches!(
+                instructions.source,
+                SourceInstructions::Directory { .. } | SourceInstructions::ConfigMap { .. } | SourceInstructions::Upload {}
+            );
+            if needs_folder {
+                bail!(
+                    "the source of this build is not on this machine; name a folder of this machine that stands for it: --source DIR"
+                );
             }
         }
     }
@@ -93,7 +99,7 @@ fn instructions(mut instructions: Instructions, source: Option<PathBuf>, output:
     }
     if instructions.output.is_some() {
         fs::create_dir_all(output).with_context(|| format!("cannot make the output folder {}", output.display()))?;
-        instructions.output = Some(OutputInstructions { root: output.to_owned(), path: String::new() });
+        instructions.output = Some(OutputInstructions { root: output.to_owned(), path: String::new(), download_seconds: None });
     }
     Ok(instructions)
 }

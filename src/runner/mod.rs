@@ -29,6 +29,7 @@ mod run;
 mod source;
 mod stop;
 mod target;
+pub mod transfer;
 mod unpack;
 
 use std::{
@@ -46,10 +47,14 @@ use self::{
     result::{BuildFailure, BuildResult, Outcome},
     run::{Run, Surroundings},
     stop::Stop,
+    transfer::Transfer,
 };
 use crate::{
     api::FailureReason,
-    plan::{instructions::Instructions, layout},
+    plan::{
+        instructions::{Instructions, SourceInstructions},
+        layout,
+    },
 };
 
 /// `ocibuild run`: builds one image, in the pod or on this machine.
@@ -95,10 +100,18 @@ async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
                 work: PathBuf::from(layout::WORK_DIRECTORY),
                 credentials: Some(PathBuf::from(layout::MEMORY_DIRECTORY)),
             };
-            let stop = Stop::new(Duration::from_secs(instructions.timeout_seconds))?;
+            let mut stop = Stop::new(Duration::from_secs(instructions.timeout_seconds))?;
             let tracker = SharedTracker::default();
             tokio::spawn(progress_server::serve(tracker.clone()));
-            let result = Run::new(&instructions, &surroundings, tracker, stop).build(started_at).await;
+            let transfer = transfer(&instructions, &surroundings.work).await?;
+            let run = Run::new(&instructions, &surroundings, tracker, stop.clone()).with_transfer(transfer.clone());
+            let mut result = run.build(started_at).await;
+            let patience = instructions.output.as_ref().and_then(|output| output.download_seconds);
+            if let (Some(transfer), Some(patience), Outcome::Succeeded(_)) = (transfer, patience, &result.outcome)
+                && let Err(failure) = transfer.offer(&result, Duration::from_secs(patience), &mut stop).await
+            {
+                result.outcome = Outcome::Failed(failure);
+            }
             (result, instructions.output.map(|output| output.root))
         }
         Err(error) => {
@@ -111,6 +124,17 @@ async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
     fs::write(message, message::fit(&result)).with_context(|| format!("cannot write the result to {}", message.display()))?;
     let _ = write!(io::stdout(), "{}", report::report(&result, output.as_deref()));
     Ok(exit_code(&result))
+}
+
+/// For builds that have a client.
+async fn transfer(instructions: &Instructions, work: &Path) -> anyhow::Result<Option<Transfer>> {
+    let download = instructions.output.as_ref().filter(|output| output.download_seconds.is_some());
+    if download.is_none() && instructions.source != (SourceInstructions::Upload {}) {
+        return Ok(None);
+    }
+    let output = download.map_or_else(|| work.join("output"), |output| output.root.clone());
+    let transfer = Transfer::serve(work, &output).await;
+    Ok(Some(transfer.with_context(|| format!("cannot listen on port {} of the pod", layout::TRANSFER_PORT))?))
 }
 
 fn exit_code(result: &BuildResult) -> ExitCode {

@@ -16,6 +16,7 @@ use super::{
     source,
     stop::{Stop, StopReason},
     target::{BuiltTarget, TargetRun},
+    transfer::Transfer,
 };
 use crate::{api::FailureReason, plan::instructions::Instructions};
 
@@ -34,6 +35,7 @@ pub struct Run<'a> {
     instructions: &'a Instructions,
     surroundings: &'a Surroundings,
     tracker: SharedTracker,
+    transfer: Option<Transfer>,
     stop: Stop,
     timings: Milliseconds,
 }
@@ -41,7 +43,13 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// A run that has not begun.
     pub fn new(instructions: &'a Instructions, surroundings: &'a Surroundings, tracker: SharedTracker, stop: Stop) -> Self {
-        Self { instructions, surroundings, tracker, stop, timings: Milliseconds::default() }
+        Self { instructions, surroundings, tracker, transfer: None, stop, timings: Milliseconds::default() }
+    }
+
+    /// The same with a client that sends the source or fetches the files.
+    #[must_use]
+    pub fn with_transfer(self, transfer: Option<Transfer>) -> Self {
+        Self { transfer, ..self }
     }
 
     /// Builds. Whatever happens becomes a result.
@@ -97,7 +105,8 @@ impl<'a> Run<'a> {
         self.timings.daemon = Some(milliseconds(begin));
 
         let begin = Instant::now();
-        let root = source::prepare(self.instructions, &buildctl, &self.surroundings.work, &mut self.stop).await?;
+        let transfer = self.transfer.as_ref();
+        let root = source::prepare(self.instructions, &buildctl, &self.surroundings.work, transfer, &mut self.stop).await?;
         let located = locate(&root, &self.instructions.context, self.instructions.dockerfile.as_deref())?;
         let (given, stage) = given::read(self.instructions, &root, &self.surroundings.work)?;
         self.timings.source = Some(milliseconds(begin));

@@ -18,6 +18,7 @@ use super::{
     locate::below,
     result::BuildFailure,
     stop::Stop,
+    transfer::Transfer,
     unpack::unpack,
 };
 use crate::{
@@ -32,6 +33,7 @@ pub async fn prepare(
     instructions: &Instructions,
     buildctl: &Buildctl,
     work: &Path,
+    transfer: Option<&Transfer>,
     stop: &mut Stop,
 ) -> Result<PathBuf, BuildFailure> {
     let root = work.join("source");
@@ -52,6 +54,17 @@ pub async fn prepare(
             fetch(llb::git(url, revision.as_deref()), &root, registries, buildctl, stop)
                 .await
                 .map_err(|failure| about(url, url, failure))?;
+            Ok(root)
+        }
+        SourceInstructions::Upload {} => {
+            let missing =
+                || BuildFailure::new(FailureReason::SourceNotFound, "source.upload: there is no client on this machine");
+            let transfer = transfer.ok_or_else(missing)?;
+            let (archive, finish) = transfer.upload(stop).await?;
+            let (unpacked, sha256) = (root.clone(), finish.sha256);
+            let unpacking = tokio::task::spawn_blocking(move || check_and_unpack(&archive, &sha256, &unpacked)).await;
+            unpacking.unwrap_or_else(|error| Err(BuildFailure::new(FailureReason::Internal, error.to_string())))?;
+            transfer.close_upload();
             Ok(root)
         }
         SourceInstructions::Image { reference } => {
@@ -94,7 +107,8 @@ fn check_and_unpack(archive: &Path, sha256: &str, root: &Path) -> Result<(), Bui
     fs::remove_file(archive).map_err(invalid)
 }
 
-fn sha256_of(file: &Path) -> io::Result<String> {
+/// SHA-256 of a file in hexadecimal digits.
+pub fn sha256_of(file: &Path) -> io::Result<String> {
     let mut file = fs::File::open(file)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];

@@ -210,7 +210,7 @@ impl Outcome {
     }
 }
 
-fn kubectl_binary() -> String {
+pub fn kubectl_binary() -> String {
     std::env::var("OCIBUILD_KUBECTL").unwrap_or_else(|_| "kubectl".to_owned())
 }
 

@@ -8,4 +8,5 @@ mod isolation;
 mod lifecycle;
 mod push;
 mod sources;
+mod transfer;
 mod world;

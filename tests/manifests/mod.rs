@@ -909,6 +909,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         "spec.ttlAfterFinished: Invalid value: \"30 days\": ttlAfterFinished: hours, minutes and seconds up to 8760h, for example 24h or 30m",
     ),
     (
+        "spec: {output: {download: {timeout: soon}}}",
+        Rule,
+        "spec.output.download.timeout: Invalid value: \"soon\": output.download.timeout: hours, minutes and seconds between 1s and 24h, for example 10m",
+    ),
+    (
         "spec: {lease: 5s}",
         Rule,
         "spec.lease: Invalid value: \"5s\": lease: hours, minutes and seconds between 10s and 24h, for example 60s",
@@ -954,12 +959,12 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
     (
         "spec: {source: {files: null}}",
         Rule,
-        "spec.source: Invalid value: source: name exactly one of persistentVolumeClaim, git, http, configMap, files or image",
+        "spec.source: Invalid value: source: name exactly one of persistentVolumeClaim, git, http, configMap, files, image or upload",
     ),
     (
         "spec: {source: {configMap: {name: a}}}",
         Rule,
-        "spec.source: Invalid value: source: name exactly one of persistentVolumeClaim, git, http, configMap, files or image",
+        "spec.source: Invalid value: source: name exactly one of persistentVolumeClaim, git, http, configMap, files, image or upload",
     ),
     (
         "spec: {source: {files: {Dockerfile: null}}}",
@@ -1045,7 +1050,7 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
     (
         "spec: {source: {image: {reference: 'registry.example.com/sources:v1'}}}",
         Rule,
-        "spec.source: Invalid value: source: name exactly one of persistentVolumeClaim, git, http, configMap, files or image",
+        "spec.source: Invalid value: source: name exactly one of persistentVolumeClaim, git, http, configMap, files, image or upload",
     ),
     (
         "spec: {source: {files: null, image: 'registry.example.com/sources:v1'}}",
@@ -1092,7 +1097,7 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
     (
         "spec: {output: {persistentVolumeClaim: {claimName: a}, claimTemplate: {}}}",
         Rule,
-        "spec.output: Invalid value: output: name at most one of persistentVolumeClaim, claimTemplate or none",
+        "spec.output: Invalid value: output: name at most one of persistentVolumeClaim, claimTemplate, download or none",
     ),
     ("spec: {output: {none: {}}}", Rule, "spec: Invalid value: output.none: only with push: true, else the image would be lost"),
     (
@@ -1129,6 +1134,8 @@ pub const GOOD: &[&str] = &[
     "spec: {timeout: 1h30m, retries: 0, isolation: rootless, target: build}",
     "spec: {timeout: 168h, retries: 10, isolation: auto}",
     "spec: {suspend: true, ttlAfterFinished: 0s, lease: 10s}",
+    "spec: {source: {files: null, upload: {}}, output: {download: {}}}",
+    "spec: {output: {download: {timeout: 1h}}}",
     "spec: {source: {files: {app/a.txt: ''}}}",
     "spec: {source: {files: null, persistentVolumeClaim: {claimName: source, path: checkouts/main}}, context: source-code}",
     "spec: {source: {files: null, git: {url: 'https://github.com/my-team/my-app.git', revision: refs/tags/v1.2.0}}}",

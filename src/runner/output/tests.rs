@@ -8,7 +8,7 @@ use super::{FailureReason, ImageForm, OutputInstructions, Staging, make_folder, 
 use crate::api::OutputFormat;
 
 fn output(root: &Path, path: &str) -> OutputInstructions {
-    OutputInstructions { root: root.to_owned(), path: path.to_owned() }
+    OutputInstructions { root: root.to_owned(), path: path.to_owned(), download_seconds: None }
 }
 
 fn unpacked_oci() -> ImageForm {

@@ -1,0 +1,3 @@
+//! What drives a build from outside the cluster: which files are sent.
+
+pub mod ignore;
