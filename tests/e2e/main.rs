@@ -6,4 +6,5 @@ mod failures;
 mod gitops;
 mod isolation;
 mod push;
+mod scenarios;
 mod sources;
