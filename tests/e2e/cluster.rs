@@ -86,6 +86,18 @@ impl Namespace {
         }
     }
 
+    /// A claim that several builds and pods of the one node can share.
+    pub fn claim(&self, claim: &str) {
+        self.apply(&format!(
+            "
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{ name: {claim} }}
+spec: {{ accessModes: [ReadWriteOnce], resources: {{ requests: {{ storage: 100Mi }} }} }}
+"
+        ));
+    }
+
     /// A pod that mounts a claim at /claim, ready to be looked into.
     pub fn pod_on_claim(&self, pod: &str, claim: &str) {
         self.apply(&format!(
@@ -110,21 +122,34 @@ spec:
         self.kubectl(&["exec", pod, "--", "sh", "-c", command]).ok()
     }
 
+    /// Runs a command in a pod with this input.
+    pub fn shell_with_input(&self, pod: &str, command: &str, input: &[u8]) {
+        let arguments = ["--namespace", &self.name, "exec", "-i", pod, "--", "sh", "-c", command];
+        run(&kubectl_binary(), &arguments, input).ok();
+    }
+
+    /// Brings what a command in a pod prints here, whatever bytes it is made of.
+    pub fn shell_to_file(&self, pod: &str, command: &[&str]) -> tempfile::TempPath {
+        let file = tempfile::Builder::new().suffix(".tar").tempfile().unwrap();
+        let read = Command::new(kubectl_binary())
+            .args(["--namespace", &self.name, "exec", pod, "--"])
+            .args(command)
+            .stdout(file.reopen().unwrap())
+            .status()
+            .unwrap();
+        assert!(read.success(), "{command:?} failed in pod {pod}");
+        file.into_temp_path()
+    }
+
     /// Brings the tar of a build here.
     pub fn fetch_tar(&self, status: &Value) -> tempfile::TempPath {
         let claim = status["tar"]["claimName"].as_str().unwrap();
         let path = status["tar"]["path"].as_str().unwrap();
         let pod = format!("reader-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         self.pod_on_claim(&pod, claim);
-        let file = tempfile::Builder::new().suffix(".tar").tempfile().unwrap();
-        let read = Command::new(kubectl_binary())
-            .args(["--namespace", &self.name, "exec", &pod, "--", "cat", &format!("/claim/{path}")])
-            .stdout(file.reopen().unwrap())
-            .status()
-            .unwrap();
-        assert!(read.success(), "the tar could not be read from the claim");
+        let file = self.shell_to_file(&pod, &["cat", &format!("/claim/{path}")]);
         self.kubectl(&["delete", "pod", &pod, "--wait=false"]).ok();
-        file.into_temp_path()
+        file
     }
 
     /// The tar of a build, read by tools that are not ours, has the digest, size and checksum that the status says.
@@ -189,6 +214,18 @@ fn load_image(tar: &std::path::Path) {
     let program = words.next().unwrap();
     let arguments: Vec<&str> = words.chain([tar.to_str().unwrap()]).collect();
     run(program, &arguments, b"").ok();
+}
+
+/// The document by which the open registry of the development cluster serves an image, byte for byte, asked for by skopeo from
+/// outside the cluster.
+pub fn raw_manifest_in_registry(image: &str) -> String {
+    let address = std::env::var("OCIBUILD_DEV_REGISTRY").expect("OCIBUILD_DEV_REGISTRY is not set; see dev/cluster env");
+    run("skopeo", &["inspect", "--raw", "--tls-verify=false", &format!("docker://{address}/{image}")], b"").ok()
+}
+
+pub fn manifest_in_registry(image: &str) -> Value {
+    let manifest = raw_manifest_in_registry(image);
+    serde_json::from_str(&manifest).unwrap_or_else(|error| panic!("{image}: {error}: {manifest}"))
 }
 
 pub struct Outcome {

@@ -7,6 +7,7 @@ mod gitops;
 mod isolation;
 mod lifecycle;
 mod push;
+mod scenarios;
 mod sources;
 mod transfer;
 mod world;

@@ -30,14 +30,7 @@ fn hello_from_files_is_built_reported_and_runs() {
 #[test]
 fn a_claim_with_the_specifications_own_example_is_built_and_runs() {
     let namespace = Namespace::new("claim");
-    namespace.apply(
-        "
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: { name: sources }
-spec: { accessModes: [ReadWriteOnce], resources: { requests: { storage: 100Mi } } }
-",
-    );
+    namespace.claim("sources");
     namespace.pod_on_claim("writer", "sources");
     namespace.shell(
         "writer",
