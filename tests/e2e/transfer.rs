@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -25,6 +25,8 @@ spec:
 struct Tunnel {
     child: Child,
     address: String,
+    /// kubectl dies when nobody would read what it prints.
+    _output: BufReader<ChildStdout>,
 }
 
 impl Tunnel {
@@ -36,9 +38,10 @@ impl Tunnel {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
         let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).expect(&line);
-        Self { address: format!("http://127.0.0.1:{port}"), child }
+        Self { address: format!("http://127.0.0.1:{port}"), child, _output: output }
     }
 
     /// A tunnel to a runner that listens: a container that runs may not have come so far.
