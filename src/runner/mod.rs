@@ -8,6 +8,8 @@
 mod buildctl;
 mod daemon;
 pub mod diagnose;
+#[cfg_attr(not(test), expect(dead_code, reason = "the source image is not wired in yet"))]
+mod image_source;
 mod llb;
 mod local;
 mod locate;
