@@ -13,6 +13,7 @@ const PURE: &[&str] = &[
     "src/runner/diagnose.rs",
     "src/runner/message.rs",
     "src/runner/report.rs",
+    "src/runner/image_source/manifest.rs",
 ];
 
 /// What only the shell around them may touch.

@@ -26,15 +26,9 @@ pub enum Placed {
     No,
 }
 
-/// Unpacks a downloaded layer or moves it to its place; the download is gone afterwards.
+/// Unpacks a downloaded layer, or moves it to its place.
 pub async fn place(layer: Layer, download: PathBuf, root: PathBuf) -> Result<Placed, BuildFailure> {
-    let placing = tokio::task::spawn_blocking(move || {
-        let placed = place_now(&layer, &download, &root);
-        match fs::remove_file(&download) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(not_written(error)),
-            _ => placed,
-        }
-    });
+    let placing = tokio::task::spawn_blocking(move || place_now(&layer, &download, &root));
     placing.await.unwrap_or_else(|error| Err(BuildFailure::new(FailureReason::Internal, error.to_string())))
 }
 

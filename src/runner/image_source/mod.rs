@@ -130,13 +130,20 @@ impl Pull {
         }
         tokio::fs::create_dir_all(root).await.map_err(not_written)?;
         let download = root.with_extension("layer");
+        let is_any_placed = self.layers(&layers, &download, root).await;
+        // Gone already if the last layer was a file, which was moved to its place.
+        let _ = tokio::fs::remove_file(&download).await;
+        if is_any_placed? { Ok(()) } else { Err(artifact::nothing_usable(&layers)) }
+    }
+
+    async fn layers(&mut self, layers: &[Layer], download: &Path, root: &Path) -> Result<bool, BuildFailure> {
         let mut is_any_placed = false;
-        for layer in &layers {
-            self.blob(layer, &download).await?;
-            let placed = artifact::place(layer.clone(), download.clone(), root.to_owned()).await;
-            is_any_placed |= placed? == Placed::Yes;
+        for layer in layers {
+            self.blob(layer, download).await?;
+            let placed = artifact::place(layer.clone(), download.to_owned(), root.to_owned()).await?;
+            is_any_placed |= placed == Placed::Yes;
         }
-        if is_any_placed { Ok(()) } else { Err(artifact::nothing_usable(&layers)) }
+        Ok(is_any_placed)
     }
 
     async fn blob(&mut self, layer: &Layer, file: &Path) -> Result<(), BuildFailure> {

@@ -1,7 +1,7 @@
 //! One registry or mirror, as far as pulling goes (OCI distribution specification). Its answers are bounded: nothing that it
 //! sends is held in memory but a manifest, a token or an error of limited size.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{error::Error, fs, io, iter, path::Path, time::Duration};
 
 use reqwest::{
     Certificate, Client, RequestBuilder, Response, StatusCode, Url,
@@ -238,8 +238,11 @@ fn client(access: &RegistryAccess<'_>, accepts_any_certificate: bool) -> Result<
         let shown = file.display();
         let pem =
             fs::read(file).map_err(|error: io::Error| failure(format!("the authorities in {shown} cannot be read: {error}")))?;
-        let read = Certificate::from_pem_bundle(&pem);
-        authorities.extend(read.map_err(|_| failure(format!("{shown} is no PEM file of certificates; correct the ConfigMap")))?);
+        let read = Certificate::from_pem_bundle(&pem).unwrap_or_default();
+        if read.is_empty() {
+            return Err(failure(format!("{shown} is no PEM file of certificates; correct the ConfigMap of the authority")));
+        }
+        authorities.extend(read);
     }
     let builder = Client::builder()
         .user_agent(concat!("ocibuild/", env!("CARGO_PKG_VERSION")))
@@ -248,6 +251,9 @@ fn client(access: &RegistryAccess<'_>, accepts_any_certificate: bool) -> Result<
         .referer(false)
         .tls_danger_accept_invalid_certs(accepts_any_certificate)
         .tls_certs_merge(authorities);
-    let built = builder.build();
-    built.map_err(|error| failure(format!("the authorities of registries cannot be read: {}", of_transport("", &error).message)))
+    builder.build().map_err(|error| {
+        let cause =
+            iter::successors(error.source(), |&error| error.source()).last().map_or_else(String::new, ToString::to_string);
+        failure(format!("https cannot be set up: {cause}; give the runner's image or registries.ca certificates of authorities"))
+    })
 }

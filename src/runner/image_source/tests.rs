@@ -1,97 +1,26 @@
 //! Pulling, against registries of the tests' own.
 
-use std::{collections::BTreeMap, fs, net::TcpListener as Socket, path::Path, sync::Arc};
+mod server;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::TcpListener as Socket,
+    path::{Path, PathBuf},
+};
 
 use axum::{
-    Router,
     body::Body,
-    extract::Request,
-    http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{StatusCode, header},
+    response::IntoResponse,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
-use tokio::net::TcpListener;
 
+use self::server::{Content, REPOSITORY, Registry, digest};
 use super::{BuildFailure, FailureReason, RegistryAccess, Resolved, resolve};
 
-const REPOSITORY: &str = "team/sources";
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
-
-/// A registry, and what it answers to a path below its address.
-struct Registry {
-    host: String,
-    address: String,
-}
-
-impl Registry {
-    async fn start(answer: impl Fn(&str, &HeaderMap) -> Response + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let host = listener.local_addr().unwrap().to_string();
-        let answer = Arc::new(answer);
-        let router = Router::new().fallback(move |request: Request| {
-            let answer = answer.clone();
-            async move { answer(&request.uri().to_string(), request.headers()) }
-        });
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { address: format!("{host}/{REPOSITORY}:v1"), host }
-    }
-
-    /// It has one artifact or image.
-    async fn with(content: Content) -> Self {
-        Self::start(move |path, _| content.answer(path)).await
-    }
-
-    async fn saying(status: u16, media_type: &'static str, body: &'static str) -> Self {
-        let status = StatusCode::from_u16(status).unwrap();
-        Self::start(move |_, _| (status, [(header::CONTENT_TYPE, media_type)], body).into_response()).await
-    }
-}
-
-/// What a registry has below `/v2/`: path to body.
-#[derive(Clone, Default)]
-struct Content(BTreeMap<String, Vec<u8>>);
-
-impl Content {
-    fn artifact(layers: &[(&str, &[u8], Value)]) -> Self {
-        Self::of("application/vnd.unknown.config.v1+json", layers)
-    }
-
-    fn of(configuration: &str, layers: &[(&str, &[u8], Value)]) -> Self {
-        let mut content = Self::default();
-        let mut descriptors = Vec::new();
-        for (media_type, bytes, annotations) in layers {
-            let digest = digest(bytes);
-            content.0.insert(format!("/v2/{REPOSITORY}/blobs/{digest}"), bytes.to_vec());
-            descriptors
-                .push(json!({ "mediaType": media_type, "digest": digest, "size": bytes.len(), "annotations": annotations }));
-        }
-        let config = json!({ "mediaType": configuration, "digest": digest(b"{}"), "size": 2 });
-        content.manifest(&json!({ "schemaVersion": 2, "config": config, "layers": descriptors }))
-    }
-
-    fn manifest(mut self, manifest: &Value) -> Self {
-        let body = manifest.to_string().into_bytes();
-        self.0.insert(format!("/v2/{REPOSITORY}/manifests/{}", digest(&body)), body.clone());
-        self.0.insert(format!("/v2/{REPOSITORY}/manifests/v1"), body);
-        self
-    }
-
-    /// Digest of the manifest.
-    fn digest(&self) -> String {
-        digest(&self.0[&format!("/v2/{REPOSITORY}/manifests/v1")])
-    }
-
-    fn answer(&self, path: &str) -> Response {
-        let missing = || (StatusCode::NOT_FOUND, r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#).into_response();
-        self.0.get(path).map_or_else(missing, |body| body.clone().into_response())
-    }
-}
-
-fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
-}
 
 fn archive(path: &str, content: &str) -> Vec<u8> {
     let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
@@ -111,6 +40,8 @@ struct Client {
     work: tempfile::TempDir,
     mirrors: BTreeMap<String, Vec<String>>,
     plain_http: Vec<String>,
+    insecure: Vec<String>,
+    authorities: Vec<PathBuf>,
 }
 
 impl Client {
@@ -119,6 +50,8 @@ impl Client {
             work: tempfile::tempdir().unwrap(),
             mirrors: BTreeMap::new(),
             plain_http: registries.iter().map(|registry| registry.host.clone()).collect(),
+            insecure: Vec::new(),
+            authorities: Vec::new(),
         }
     }
 
@@ -138,13 +71,13 @@ impl Client {
             docker_config: self.work.path(),
             mirrors: &self.mirrors,
             plain_http: &self.plain_http,
-            insecure: &[],
-            authorities: Vec::new(),
+            insecure: &self.insecure,
+            authorities: self.authorities.clone(),
         };
         resolve(reference, &access, &self.root()).await
     }
 
-    fn root(&self) -> std::path::PathBuf {
+    fn root(&self) -> PathBuf {
         self.work.path().join("source")
     }
 
@@ -496,4 +429,48 @@ async fn docker_hub_is_meant_where_no_registry_is_named() {
         let pinned = format!("docker.io/{repository}@{digest}");
         assert_eq!(client.resolve(reference).await.unwrap(), Resolved::Image { pinned });
     }
+}
+
+#[tokio::test]
+async fn a_certificate_is_checked_against_the_authorities_that_are_named_unless_any_is_accepted() {
+    let (registry, authority) = {
+        let content = Content::artifact(&[("text/plain", b"content", title("a"))]);
+        Registry::with_tls(move |path| content.answer(path)).await
+    };
+    let foreign = Registry::with_tls(|_| StatusCode::NOT_FOUND.into_response()).await.1;
+    for (authorities, insecure, words) in [
+        (vec![], None, Some("UnknownIssuer")),
+        (vec![foreign.as_str()], None, Some("invalid peer certificate")),
+        (vec!["no certificate"], None, Some("is no PEM file of certificates")),
+        (vec![], Some("other.example"), Some("trust its authority")),
+        (vec![foreign.as_str(), authority.as_str()], None, None),
+        (vec![&*format!("{foreign}{authority}")], None, None),
+        (vec![], Some(registry.host.as_str()), None),
+    ] {
+        let mut client = Client::of(&[]);
+        client.insecure.extend(insecure.map(str::to_owned));
+        for (number, pem) in authorities.iter().enumerate() {
+            let file = client.work.path().join(number.to_string());
+            fs::write(&file, pem).unwrap();
+            client.authorities.push(file);
+        }
+        let Some(words) = words else {
+            assert_eq!(client.resolve(&registry.address).await.unwrap(), Resolved::Artifact);
+            continue;
+        };
+        let (reason, message) = client.failure(&registry.address).await;
+        assert_eq!(reason, FailureReason::TlsFailure, "{message}");
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_are_not_sent_to_a_token_server_without_https() {
+    let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"http://127.0.0.1:1/token\"")];
+    let registry = Registry::with_tls(move |_| (StatusCode::UNAUTHORIZED, challenge.clone()).into_response()).await.0;
+    let mut client = Client::of(&[]).login(&registry.host, json!({ "username": "u", "password": "hunter2" }));
+    client.insecure.push(registry.host.clone());
+    let (reason, message) = client.failure(&registry.address).await;
+    assert_eq!(reason, FailureReason::SourceInvalid, "{message}");
+    assert!(message.contains("they were not sent"), "{message}");
 }
