@@ -17,6 +17,7 @@ const PURE: &[&str] = &[
     "src/runner/parameters.rs",
     "src/runner/arguments.rs",
     "src/text.rs",
+    "src/runner/image_source/manifest.rs",
 ];
 
 /// What only the shell around them may touch.

@@ -28,6 +28,8 @@ pub const SSH_DIRECTORY: &str = "/ssh-keys";
 pub const REGISTRY_AUTHORITIES_DIRECTORY: &str = "/etc/ocibuild-registries";
 /// The operator's own authorities, in both containers.
 pub const AUTHORITIES_DIRECTORY: &str = "/etc/ocibuild-authorities";
+/// File with the operator's own authorities in its folder.
+pub const AUTHORITIES_FILE: &str = "ca.pem";
 /// File that a mounted key becomes in its folder.
 pub const KEY_FILE: &str = "value";
 /// Port of the runner's progress answers. Nothing secret is served there.

@@ -77,7 +77,7 @@ pub fn volumes(build: &Validated, state: &str, annotations: FileAnnotations) -> 
         volumes.push(PodVolume::new(volume).in_daemon(layout::DAEMON_CONFIG_DIRECTORY).read_only());
     }
     if let Some(annotation) = annotations.authorities {
-        let volume = PodVolume::new(from_annotation("authorities", "ca.pem", annotation));
+        let volume = PodVolume::new(from_annotation("authorities", layout::AUTHORITIES_FILE, annotation));
         volumes.push(volume.in_runner(layout::AUTHORITIES_DIRECTORY).in_daemon(layout::AUTHORITIES_DIRECTORY).read_only());
     }
     for (number, authority) in build.registry_authorities.iter().enumerate() {

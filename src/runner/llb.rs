@@ -57,6 +57,12 @@ pub fn http(url: &str, file: &str) -> Vec<u8> {
     source(url.to_owned(), &[("http.filename", file)], "fetch the archive")
 }
 
+/// The files of an image, whose reference has its registry and digest (client/llb/source.go, `Image`). Without a platform BuildKit
+/// takes the daemon's own.
+pub fn image(pinned: &str) -> Vec<u8> {
+    source(format!("docker-image://{pinned}"), &[], "fetch the image")
+}
+
 fn source(identifier: String, attributes: &[(&str, &str)], name: &str) -> Vec<u8> {
     let attributes = attributes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let fetch = Operation { inputs: Vec::new(), source: Some(SourceOperation { identifier, attributes }) }.encode_to_vec();
@@ -71,7 +77,7 @@ fn source(identifier: String, attributes: &[(&str, &str)], name: &str) -> Vec<u8
 mod tests {
     use prost::Message;
 
-    use super::{Definition, Operation, git};
+    use super::{Definition, Operation, git, image};
 
     #[test]
     fn a_git_source_is_named_as_buildkits_own_client_names_it() {
@@ -79,6 +85,16 @@ mod tests {
         let source = Operation::decode(definition.operations[0].as_slice()).unwrap().source.unwrap();
         assert_eq!(source.identifier, "git://example.com/team/app.git#v1");
         assert_eq!(source.attributes["git.fullurl"], "https://example.com/team/app.git");
+        let result = Operation::decode(definition.operations[1].as_slice()).unwrap();
+        assert!(definition.metadata.contains_key(&result.inputs[0].digest));
+    }
+    #[test]
+    fn an_image_source_is_named_as_buildkits_own_client_names_it() {
+        let pinned = format!("docker.io/library/busybox@sha256:{}", "0a".repeat(32));
+        let definition = Definition::decode(image(&pinned).as_slice()).unwrap();
+        let source = Operation::decode(definition.operations[0].as_slice()).unwrap().source.unwrap();
+        assert_eq!(source.identifier, format!("docker-image://{pinned}"));
+        assert!(source.attributes.is_empty());
         let result = Operation::decode(definition.operations[1].as_slice()).unwrap();
         assert!(definition.metadata.contains_key(&result.inputs[0].digest));
     }

@@ -12,6 +12,7 @@ mod daemon;
 pub mod diagnose;
 mod given;
 mod image_args;
+mod image_source;
 mod image_tar;
 mod llb;
 mod local;

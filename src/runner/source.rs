@@ -14,6 +14,7 @@ use super::{
     arguments::fetch_arguments,
     buildctl::{Buildctl, Streams},
     diagnose::{Activity, Evidence, diagnose},
+    image_source::{self, RegistryAccess, Resolved},
     llb,
     locate::below,
     result::BuildFailure,
@@ -23,7 +24,10 @@ use super::{
 };
 use crate::{
     api::FailureReason,
-    plan::instructions::{Instructions, RegistryInstructions, SourceInstructions},
+    plan::{
+        instructions::{Instructions, RegistryInstructions, SourceInstructions},
+        layout,
+    },
 };
 
 const ARCHIVE: &str = "archive";
@@ -68,8 +72,15 @@ pub async fn prepare(
             Ok(root)
         }
         SourceInstructions::Image { reference } => {
-            let _ = reference;
-            Err(BuildFailure::new(FailureReason::Internal, "source.image: not there yet"))
+            let resolved = tokio::select! {
+                resolved = resolve_image(reference, buildctl, registries, &root) => resolved?,
+                () = stop.asked() => return Err(BuildFailure::new(FailureReason::Cancelled, "the build was told to stop")),
+            };
+            if let Resolved::Image { pinned } = resolved {
+                let fetched = fetch(llb::image(&pinned), &root, registries, buildctl, stop).await;
+                fetched.map_err(|failure| about(reference, reference, failure))?;
+            }
+            Ok(root)
         }
         SourceInstructions::Http { url, sha256 } => {
             let folder = work.join("download");
@@ -84,6 +95,29 @@ pub async fn prepare(
             Ok(root)
         }
     }
+}
+
+/// Whether a reference is an image, which BuildKit fetches, or an artifact, whose files are then in the folder.
+async fn resolve_image(
+    reference: &str,
+    buildctl: &Buildctl,
+    registries: &BTreeMap<String, RegistryInstructions>,
+    root: &Path,
+) -> Result<Resolved, BuildFailure> {
+    let hosts = |wanted: fn(&RegistryInstructions) -> bool| -> Vec<String> {
+        registries.iter().filter(|(_, registry)| wanted(registry)).map(|(host, _)| host.clone()).collect()
+    };
+    let mirrors = registries.iter().map(|(host, registry)| (host.clone(), registry.mirrors.clone())).collect();
+    let bundle = Path::new(layout::AUTHORITIES_DIRECTORY).join(layout::AUTHORITIES_FILE);
+    let of_registries = registries.values().filter_map(|registry| registry.ca.as_ref()).map(|ca| ca.path.clone());
+    let access = RegistryAccess {
+        docker_config: &buildctl.docker_config,
+        mirrors: &mirrors,
+        plain_http: &hosts(|registry| registry.http),
+        insecure: &hosts(|registry| registry.insecure),
+        authorities: of_registries.chain(bundle.is_file().then_some(bundle.clone())).collect(),
+    };
+    image_source::resolve(reference, &access, root).await
 }
 
 /// A link on the volume must not lead out of it: what lies outside is the runner's own, credentials among it.

@@ -1,0 +1,259 @@
+//! One registry or mirror, as far as pulling goes (OCI distribution specification). Its answers are bounded: nothing that it
+//! sends is held in memory but a manifest, a token or an error of limited size.
+
+use std::{error::Error, fs, io, iter, path::Path, time::Duration};
+
+use reqwest::{
+    Certificate, Client, RequestBuilder, Response, StatusCode, Url,
+    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE},
+};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncWriteExt;
+
+use super::{
+    RegistryAccess,
+    credentials::{Credentials, Login},
+    failure::{invalid, not_written, of_status, of_transport},
+    manifest::{ACCEPTED, Content, Layer},
+};
+use crate::{api::FailureReason, plan::Digest, runner::result::BuildFailure};
+
+/// Registries themselves take no larger manifests.
+const MANIFEST_LIMIT: usize = 4 << 20;
+const TOKEN_LIMIT: usize = 1 << 20;
+const ERROR_LIMIT: usize = 1 << 16;
+const CONNECT: Duration = Duration::from_secs(10);
+/// Longest silence of a registry. The whole of a large layer may take longer.
+const SILENCE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 60 });
+/// Longest time for a manifest or a token.
+const SMALL_ANSWER: Duration = Duration::from_secs(120);
+const CLIENT_ID: &str = "ocibuild";
+
+/// One registry or mirror, and the repository that is pulled from it.
+pub struct Registry {
+    host: String,
+    /// `https://host/v2/repository`
+    base: String,
+    login: Option<Login>,
+    client: Result<Client, BuildFailure>,
+    /// What the last challenge was answered with.
+    authorization: Option<HeaderValue>,
+}
+
+impl Registry {
+    /// `place` is a host, for a mirror also a host and a path that goes before the repository, as in buildkitd.toml.
+    pub fn new(place: &str, repository: &str, access: &RegistryAccess<'_>, credentials: &Credentials) -> Self {
+        let (host, prefix) = place.split_once('/').map_or((place, String::new()), |(host, path)| (host, format!("{path}/")));
+        let is_listed = |hosts: &[String]| hosts.iter().any(|listed| listed == host);
+        let scheme = if is_listed(access.plain_http) { "http" } else { "https" };
+        let address = if host == "docker.io" { "registry-1.docker.io" } else { host };
+        Self {
+            host: host.to_owned(),
+            base: format!("{scheme}://{address}/v2/{prefix}{repository}"),
+            login: credentials.of(host),
+            client: client(access, is_listed(access.insecure)),
+            authorization: None,
+        }
+    }
+
+    /// The manifest of a digest or else a tag, and its digest.
+    pub async fn manifest(&mut self, tag: Option<&str>, digest: Option<&str>) -> Result<(Content, Digest), BuildFailure> {
+        let name = digest.or(tag).unwrap_or("latest");
+        let response = self.get(&format!("manifests/{name}"), Some(SMALL_ANSWER)).await?;
+        let promised = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let body = self.bounded(response, MANIFEST_LIMIT, "manifest").await?;
+        let content = Content::of(&body, &self.host)?;
+        let found = Digest::from_sha256(Sha256::digest(&body));
+        // A digest of another kind than SHA-256 in the header says nothing.
+        let promised = promised.filter(|promised| promised.starts_with("sha256:"));
+        match digest.map(str::to_owned).or(promised) {
+            Some(expected) if expected != found.as_str() => Err(self.mismatch("the manifest", &expected, found.as_str())),
+            _ => Ok((content, found)),
+        }
+    }
+
+    /// Downloads a layer into a file and checks its digest.
+    pub async fn blob(&mut self, layer: &Layer, file: &Path) -> Result<(), BuildFailure> {
+        let mut response = self.get(&format!("blobs/{}", layer.digest), None).await?;
+        let mut options = tokio::fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(file).await.map_err(not_written)?;
+        let mut hash = Sha256::new();
+        let mut size = 0;
+        while let Some(chunk) = response.chunk().await.map_err(|error| of_transport(&self.host, &error))? {
+            size += chunk.len() as u64;
+            if size > layer.size {
+                let found = format!("more than the {} bytes that its manifest says", layer.size);
+                return Err(self.mismatch("a layer", layer.digest.as_str(), &found));
+            }
+            hash.update(&chunk);
+            file.write_all(&chunk).await.map_err(not_written)?;
+        }
+        file.flush().await.map_err(not_written)?;
+        let found = Digest::from_sha256(hash.finalize());
+        if found == layer.digest { Ok(()) } else { Err(self.mismatch("a layer", layer.digest.as_str(), found.as_str())) }
+    }
+
+    fn mismatch(&self, what: &str, expected: &str, found: &str) -> BuildFailure {
+        let words = format!(
+            "{} sent another content for {what} {expected}: {found}; repair the registry or mirror, or push the source again",
+            self.host
+        );
+        BuildFailure::new(FailureReason::SourceChecksumMismatch, words)
+    }
+
+    /// The answer to a request, if it is a good one; a challenge is answered once.
+    async fn get(&mut self, path: &str, limit: Option<Duration>) -> Result<Response, BuildFailure> {
+        let url = format!("{}/{path}", self.base);
+        let mut response = self.send(&url, limit).await?;
+        // Only the registry's own challenge counts, not that of a host that it redirects to.
+        let is_own = Url::parse(&url).is_ok_and(|url| url.origin() == response.url().origin());
+        if response.status() == StatusCode::UNAUTHORIZED
+            && is_own
+            && let Some(authorization) = self.authorize(response.headers()).await?
+        {
+            self.authorization = Some(authorization);
+            response = self.send(&url, limit).await?;
+        }
+        if response.status() == StatusCode::OK { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
+    async fn send(&self, url: &str, limit: Option<Duration>) -> Result<Response, BuildFailure> {
+        let mut request = self.client.as_ref().map_err(Clone::clone)?.get(url).header(ACCEPT, ACCEPTED);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        if let Some(limit) = limit {
+            request = request.timeout(limit);
+        }
+        request.send().await.map_err(|error| of_transport(&self.host, &error))
+    }
+
+    async fn refusal(&self, response: Response) -> BuildFailure {
+        #[derive(Deserialize)]
+        struct Errors {
+            errors: Vec<Code>,
+        }
+        #[derive(Deserialize)]
+        struct Code {
+            code: String,
+        }
+        let status = response.status();
+        let body = self.bounded(response, ERROR_LIMIT, "error").await.unwrap_or_default();
+        let code = serde_json::from_slice::<Errors>(&body).ok().and_then(|body| body.errors.into_iter().next());
+        // The code alone: a message could repeat what was sent, credentials among it.
+        let is_code = |code: &String| code.len() <= 40 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+        let code = code.map(|code| code.code).filter(is_code);
+        of_status(&self.host, status, code.as_deref(), self.login.is_some())
+    }
+
+    /// What a challenge is answered with, if there is anything to answer it with.
+    async fn authorize(&self, headers: &HeaderMap) -> Result<Option<HeaderValue>, BuildFailure> {
+        let headers = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+        let challenges: Vec<_> = headers.flat_map(http_auth::ChallengeParser::new).filter_map(Result::ok).collect();
+        let is = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme));
+        if let Some(challenge) = is("bearer") {
+            let parameter = |name: &str| {
+                let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+                found.map(|(_, value)| value.to_unescaped())
+            };
+            let realm = parameter("realm").and_then(|realm| Url::parse(&realm).ok()).ok_or_else(|| {
+                invalid(format!("{} asks for a token, but names no server that gives it; check the reference", self.host))
+            })?;
+            return self.token(realm, parameter("service"), parameter("scope")).await.map(Some);
+        }
+        match (is("basic"), &self.login) {
+            (Some(_), Some(Login::Password { user, password })) => {
+                let request =
+                    self.client.as_ref().map_err(Clone::clone)?.get(&self.base).basic_auth(user, Some(password)).build();
+                let mut request = request.map_err(|error| of_transport(&self.host, &error))?;
+                Ok(request.headers_mut().remove(AUTHORIZATION))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// A token for the repository, of the server that the registry names (the distribution project's token authentication).
+    async fn token(&self, realm: Url, service: Option<String>, scope: Option<String>) -> Result<HeaderValue, BuildFailure> {
+        #[derive(Deserialize)]
+        struct Token {
+            token: Option<String>,
+            access_token: Option<String>,
+        }
+        if self.login.is_some() && self.base.starts_with("https:") && realm.scheme() != "https" {
+            return Err(invalid(format!(
+                "{} wants its credentials sent to a token server without https; they were not sent; repair the registry",
+                self.host
+            )));
+        }
+        let client = self.client.as_ref().map_err(Clone::clone)?;
+        let query = [("service", service), ("scope", scope)].into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let mut query: Vec<(&str, String)> = query.collect();
+        let request: RequestBuilder = match &self.login {
+            None => client.get(realm).query(&query),
+            Some(Login::Password { user, password }) => client.get(realm).query(&query).basic_auth(user, Some(password)),
+            Some(Login::IdentityToken(token)) => {
+                let more = [("grant_type", "refresh_token"), ("client_id", CLIENT_ID), ("refresh_token", token)];
+                query.extend(more.map(|(key, value)| (key, value.to_owned())));
+                client.post(realm).form(&query)
+            }
+        };
+        let sent = request.timeout(SMALL_ANSWER).send().await;
+        let response = sent.map_err(|error| of_transport(&format!("the token server of {}", self.host), &error))?;
+        match response.status() {
+            StatusCode::OK => {}
+            // A token server says in several ways that it does not know the user or the repository.
+            StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+                return Err(of_status(&self.host, StatusCode::UNAUTHORIZED, None, self.login.is_some()));
+            }
+            _ => return Err(self.refusal(response).await),
+        }
+        let body = self.bounded(response, TOKEN_LIMIT, "token").await?;
+        let token = serde_json::from_slice::<Token>(&body).ok().and_then(|answer| answer.token.or(answer.access_token));
+        let value = token.and_then(|token| HeaderValue::try_from(format!("Bearer {token}")).ok());
+        let mut value =
+            value.ok_or_else(|| invalid(format!("the token server of {} gives no token; check the reference", self.host)))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    async fn bounded(&self, mut response: Response, limit: usize, what: &str) -> Result<Vec<u8>, BuildFailure> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| of_transport(&self.host, &error))? {
+            if body.len() + chunk.len() > limit {
+                return Err(invalid(format!("{} sent more than {limit} bytes as {what}; check the reference", self.host)));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+fn client(access: &RegistryAccess<'_>, accepts_any_certificate: bool) -> Result<Client, BuildFailure> {
+    // An error means that it is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let failure = |words: String| BuildFailure::new(FailureReason::TlsFailure, words);
+    let mut authorities = Vec::new();
+    for file in &access.authorities {
+        let shown = file.display();
+        let pem =
+            fs::read(file).map_err(|error: io::Error| failure(format!("the authorities in {shown} cannot be read: {error}")))?;
+        let read = Certificate::from_pem_bundle(&pem).unwrap_or_default();
+        if read.is_empty() {
+            return Err(failure(format!("{shown} is no PEM file of certificates; correct the ConfigMap of the authority")));
+        }
+        authorities.extend(read);
+    }
+    let builder = Client::builder()
+        .user_agent(concat!("ocibuild/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT)
+        .read_timeout(SILENCE)
+        .referer(false)
+        .tls_danger_accept_invalid_certs(accepts_any_certificate)
+        .tls_certs_merge(authorities);
+    builder.build().map_err(|error| {
+        let cause =
+            iter::successors(error.source(), |&error| error.source()).last().map_or_else(String::new, ToString::to_string);
+        failure(format!("https cannot be set up: {cause}; give the runner's image or registries.ca certificates of authorities"))
+    })
+}
