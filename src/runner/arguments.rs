@@ -1,5 +1,6 @@
 //! The arguments of buildctl. Pure. Whatever a tenant wrote stands behind a `--flag=` or a `key=`, never alone, and is quoted
-//! where buildctl reads CSV.
+//! where buildctl reads CSV. What may end in white space is an argument of its own, after that of its flag: buildctl's parser
+//! trims what follows `--flag=`.
 
 use std::{
     collections::BTreeMap,
@@ -69,26 +70,26 @@ pub fn build_arguments(
 ) -> Vec<OsString> {
     let parameters = &instructions.parameters;
     let mut arguments = words(&["build", "--progress=rawjson", "--frontend=dockerfile.v0"]);
-    arguments.push(joined("--local=context=", &located.context));
-    arguments.push(joined("--local=dockerfile=", &located.dockerfile_directory));
-    arguments.push(option("filename", &located.dockerfile_name));
+    arguments.extend(local("context", &located.context));
+    arguments.extend(local("dockerfile", &located.dockerfile_directory));
+    arguments.extend(option("filename", &located.dockerfile_name));
     arguments.extend(options("build-arg:", &build_args(instructions, given)));
     arguments.extend(options("label:", &given.labels));
-    arguments.extend(target.stage.map(|stage| option("target", stage)));
+    arguments.extend(target.stage.into_iter().flat_map(|stage| option("target", stage)));
     if !parameters.platforms.is_empty() {
-        arguments.push(option("platform", &parameters.platforms.join(",")));
+        arguments.extend(option("platform", &parameters.platforms.join(",")));
     }
     if !parameters.add_hosts.is_empty() {
         let hosts: Vec<_> = parameters.add_hosts.iter().map(|(host, address)| format!("{host}={address}")).collect();
-        arguments.push(option("add-hosts", &hosts.join(",")));
+        arguments.extend(option("add-hosts", &hosts.join(",")));
     }
     if parameters.no_cache {
-        arguments.push(option("no-cache", ""));
+        arguments.extend(option("no-cache", ""));
     }
     arguments.extend(attestations(&instructions.image));
     for (number, image) in given.images.iter().enumerate() {
         let name = image_name(number);
-        arguments.push(option(&format!("context:{name}"), &format!("oci-layout://{name}@{}", image.digest)));
+        arguments.extend(option(&format!("context:{name}"), &format!("oci-layout://{name}@{}", image.digest)));
         arguments.push(joined(&format!("--oci-layout={name}="), &image.layout));
     }
     for (id, file) in &given.secrets {
@@ -143,7 +144,7 @@ fn attestations(image: &ImageForm) -> Vec<OsString> {
         let generator = sbom.generator.as_ref().map(|generator| format!("generator={generator}"));
         option("attest:sbom", &generator.unwrap_or_default())
     });
-    provenance.into_iter().chain(sbom).collect()
+    provenance.into_iter().chain(sbom).flatten().collect()
 }
 
 /// buildctl fetches the tokens of registries, not the daemon: it needs their authorities too.
@@ -212,12 +213,16 @@ fn words(words: &[&str]) -> Vec<OsString> {
     words.iter().map(OsString::from).collect()
 }
 
-fn option(key: &str, value: &str) -> OsString {
-    OsString::from(format!("--opt={key}={value}"))
+fn option(key: &str, value: &str) -> [OsString; 2] {
+    [OsString::from("--opt"), OsString::from(format!("{key}={value}"))]
+}
+
+fn local(name: &str, folder: &Path) -> [OsString; 2] {
+    [OsString::from("--local"), joined(&format!("{name}="), folder)]
 }
 
 fn options(prefix: &str, values: &BTreeMap<String, String>) -> impl Iterator<Item = OsString> {
-    values.iter().map(move |(key, value)| option(&format!("{prefix}{key}"), value))
+    values.iter().flat_map(move |(key, value)| option(&format!("{prefix}{key}"), value))
 }
 
 fn joined(flag: &str, path: &Path) -> OsString {

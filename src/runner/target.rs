@@ -56,7 +56,7 @@ pub struct BuiltTarget {
 }
 
 /// The answer of `--metadata-file`; a stage that is exported nowhere has none.
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct Metadata {
     #[serde(rename = "containerimage.digest")]
     digest: Option<Digest>,
@@ -201,7 +201,14 @@ fn finish(folder: &Folder, tar: TarFile, format: OutputFormat, unpacks: bool) ->
 }
 
 fn read_metadata(path: &Path) -> Result<Metadata, BuildFailure> {
-    let read = || -> io::Result<Metadata> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
+    let read = || -> io::Result<Metadata> {
+        match fs::read(path) {
+            Ok(metadata) => Ok(serde_json::from_slice(&metadata)?),
+            // buildctl writes none where nothing is exported.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Metadata::default()),
+            Err(error) => Err(error),
+        }
+    };
     read().map_err(|error| {
         BuildFailure::new(FailureReason::Internal, format!("BuildKit's answer about the image cannot be read: {error}"))
     })

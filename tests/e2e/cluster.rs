@@ -124,8 +124,11 @@ spec:
 
     /// Runs a command in a pod with this input.
     pub fn shell_with_input(&self, pod: &str, command: &str, input: &[u8]) {
-        let arguments = ["--namespace", &self.name, "exec", "-i", pod, "--", "sh", "-c", command];
-        run(&kubectl_binary(), &arguments, input).ok();
+        // `kubectl exec` now and then closes the input before it has sent all of it, and says nothing: so it is counted.
+        let keep = ["--namespace", &self.name, "exec", "-i", pod, "--", "sh", "-c", "cat > /tmp/input && wc -c < /tmp/input"];
+        let arrived = (0..5).any(|_| run(&kubectl_binary(), &keep, input).ok().trim() == input.len().to_string());
+        assert!(arrived, "five times kubectl exec did not bring {} bytes into pod {pod}", input.len());
+        self.shell(pod, &format!("( {command} ) < /tmp/input"));
     }
 
     /// Brings what a command in a pod prints here, whatever bytes it is made of.
