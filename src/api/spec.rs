@@ -184,8 +184,8 @@ pub struct OciBuildSpec {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_cache: bool,
 
-    /// Time that the image and its files are given, in seconds since 1970, so that the same source gives the same digest:
-    /// timestamps after it are set back to it. A build argument SOURCE_DATE_EPOCH means the same.
+    /// Time that the image and the files of its new layers are given, in seconds since 1970, so that the same source gives the same
+    /// digest: timestamps after it are set back to it. A build argument SOURCE_DATE_EPOCH means the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 253_402_300_799_i64), extend("example" = 1_700_000_000))]
     pub source_date_epoch: Option<i64>,

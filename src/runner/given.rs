@@ -57,7 +57,6 @@ pub fn read(instructions: &Instructions, root: &Path, work: &Path) -> Result<(Gi
         check_private_key(&ssh.key, &file)?;
         given.ssh.entry(ssh.id.clone()).or_default().push(file);
     }
-    check_authorities(&instructions.registries)?;
     Ok((given, stage))
 }
 
@@ -136,7 +135,8 @@ fn is_encrypted(text: &str) -> Option<bool> {
     Some(!cipher.starts_with(b"\x04none"))
 }
 
-fn check_authorities(registries: &BTreeMap<String, RegistryInstructions>) -> Result<(), BuildFailure> {
+/// The mounted authorities of registries, checked before anything is fetched with them.
+pub fn check_authorities(registries: &BTreeMap<String, RegistryInstructions>) -> Result<(), BuildFailure> {
     for (host, ca) in registries.iter().filter_map(|(host, registry)| Some((host, registry.ca.as_ref()?))) {
         let invalid = |reason, words: &str| {
             let message = format!("registries: {host}: {words} ConfigMap {:?} with a key {:?}", ca.config_map, ca.key);

@@ -76,19 +76,14 @@ fn everything_allowed() -> OperatorConfig {
 }
 
 fn instructions(mut instructions: Instructions, source: Option<PathBuf>, output: &Path) -> anyhow::Result<Instructions> {
-    match source {
-        Some(path) => instructions.source = SourceInstructions::Directory { root: path, path: String::new() },
-        None => {
-            let needs_folder = matches!(
-                instructions.source,
-                SourceInstructions::Directory { .. } | SourceInstructions::ConfigMap { .. } | SourceInstructions::Upload {}
-            );
-            if needs_folder {
-                bail!(
-                    "the source of this build is not on this machine; name a folder of this machine that stands for it: --source DIR"
-                );
-            }
-        }
+    let needs_folder = matches!(
+        instructions.source,
+        SourceInstructions::Directory { .. } | SourceInstructions::ConfigMap { .. } | SourceInstructions::Upload {}
+    );
+    if let Some(path) = source {
+        instructions.source = SourceInstructions::Directory { root: path, path: String::new() };
+    } else if needs_folder {
+        bail!("the source of this build is not on this machine; name a folder of this machine that stands for it: --source DIR");
     }
     let is_in_cluster = |secret: &SecretInstructions| matches!(secret.from, SecretOrigin::Key(_));
     if !instructions.ssh.is_empty() || instructions.secrets.iter().any(is_in_cluster) {

@@ -90,6 +90,7 @@ impl<'a> Run<'a> {
             }
             None => docker_config_of_user(),
         };
+        given::check_authorities(&self.instructions.registries)?;
         let staging = match &self.instructions.output {
             Some(output) => Some(Staging::create(output, &self.instructions.build, &self.instructions.image)?),
             None => None,

@@ -4,6 +4,7 @@
 mod cluster;
 mod failures;
 mod gitops;
+mod image_source;
 mod isolation;
 mod lifecycle;
 mod push;

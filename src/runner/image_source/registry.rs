@@ -27,7 +27,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Longest silence of a registry. The whole of a large layer may take longer.
 const SILENCE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 60 });
 /// Longest time for a manifest or a token.
-const SMALL_ANSWER: Duration = Duration::from_secs(120);
+const SMALL_ANSWER: Duration = Duration::from_mins(2);
 const CLIENT_ID: &str = "ocibuild";
 
 /// One registry or mirror, and the repository that is pulled from it.
