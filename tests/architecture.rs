@@ -6,6 +6,7 @@ use std::{fs, path::Path};
 const PURE: &[&str] = &[
     "src/api",
     "src/plan",
+    "src/client/ignore.rs",
     "src/concourse/params.rs",
     "src/controller/lifecycle.rs",
     "src/controller/diagnose.rs",

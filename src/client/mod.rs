@@ -1,3 +1,4 @@
-//! What drives a build from outside the cluster: which files are sent.
+//! What drives a build from outside the cluster: which files are sent, and how they are packed.
 
+pub mod archive;
 pub mod ignore;

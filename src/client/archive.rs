@@ -1,0 +1,370 @@
+//! Packs what a build can use of a folder: the context without what its `.dockerignore` leaves out, the Dockerfile, and the files
+//! that the spec names. One tar, compressed by zstd, checked by its SHA-256 where it arrives.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{self, BufWriter, Read, Write},
+    os::unix::ffi::OsStrExt,
+    path::{Component, Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+use walkdir::WalkDir;
+
+use super::ignore::{IgnorePatterns, InvalidPattern, MOST_BYTES};
+
+/// Level of zstd: quicker than any network that leads to a cluster, and a third of the bytes of a source tree.
+const LEVEL: i32 = 1;
+
+/// Which files a build can use. Paths are relative to the folder.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Build context.
+    pub context: String,
+    /// Dockerfile, if one is named: below the folder, else below the context.
+    pub dockerfile: Option<String>,
+    /// Further files and folders that the spec names.
+    pub files: Vec<String>,
+}
+
+/// A packed archive.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Archive {
+    /// Bytes of the archive.
+    pub size: u64,
+    /// Its SHA-256 in hexadecimal digits.
+    pub sha256: String,
+    /// Files, folders and links in it.
+    pub entries: u64,
+    /// Sockets, pipes and devices that were passed over.
+    pub left_out: u64,
+}
+
+/// Why a folder cannot be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// A path that leaves the folder.
+    #[error("{0:?} is outside the task's folder; name inputs by their relative paths")]
+    Outside(String),
+    /// A `.dockerignore` that cannot be read.
+    #[error("{path}: {error}")]
+    Ignore {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        error: InvalidPattern,
+    },
+    /// A file that cannot be read.
+    #[error("{path}: {error}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The archive cannot be written.
+    #[error("the archive of the source cannot be written: {0}")]
+    Write(io::Error),
+}
+
+/// Packs the selection of a folder into a file.
+pub fn pack(folder: &Path, selection: &Selection, to: File) -> Result<Archive, PackError> {
+    let mut packer = Packer {
+        folder,
+        builder: tar::Builder::new(zstd::Encoder::new(Counted::new(BufWriter::new(to)), LEVEL).map_err(PackError::Write)?),
+        seen: HashSet::new(),
+        left_out: 0,
+    };
+    packer.builder.follow_symlinks(false);
+    let context = inside(&selection.context)?;
+    let dockerfile = dockerfile(folder, &context, selection.dockerfile.as_deref())?;
+    let patterns = ignore_patterns(folder, &context, &dockerfile)?;
+    packer.context(&context, &patterns)?;
+    let beside = PathBuf::from(format!("{}.dockerignore", dockerfile.display()));
+    for path in [dockerfile, beside, context.join(".dockerignore")] {
+        packer.file(&path)?;
+    }
+    for path in &selection.files {
+        packer.tree(&inside(path)?)?;
+    }
+    packer.finish()
+}
+
+/// A relative path in its shortest form.
+fn inside(path: &str) -> Result<PathBuf, PackError> {
+    let mut shortest = PathBuf::new();
+    for component in Path::new(path).components() {
+        match component {
+            Component::Normal(part) => shortest.push(part),
+            Component::CurDir => {}
+            Component::ParentDir if shortest.pop() => {}
+            _ => return Err(PackError::Outside(path.to_owned())),
+        }
+    }
+    Ok(shortest)
+}
+
+fn dockerfile(folder: &Path, context: &Path, named: Option<&str>) -> Result<PathBuf, PackError> {
+    let Some(named) = named else { return Ok(context.join("Dockerfile")) };
+    let below_folder = inside(named)?;
+    if folder.join(&below_folder).is_file() { Ok(below_folder) } else { Ok(context.join(below_folder)) }
+}
+
+/// `<Dockerfile>.dockerignore` counts before that of the context, as BuildKit reads them.
+fn ignore_patterns(folder: &Path, context: &Path, dockerfile: &Path) -> Result<IgnorePatterns, PackError> {
+    let candidates = [PathBuf::from(format!("{}.dockerignore", dockerfile.display())), context.join(".dockerignore")];
+    for path in candidates {
+        let shown = || path.display().to_string();
+        let mut text = Vec::new();
+        match File::open(folder.join(&path)) {
+            Ok(file) => file.take(MOST_BYTES).read_to_end(&mut text).map_err(|error| PackError::Read { path: shown(), error })?,
+            Err(_) => continue,
+        };
+        let text = String::from_utf8_lossy(&text);
+        return IgnorePatterns::parse(&text).map_err(|error| PackError::Ignore { path: shown(), error });
+    }
+    Ok(IgnorePatterns::default())
+}
+
+struct Packer<'a, W: Write> {
+    folder: &'a Path,
+    builder: tar::Builder<zstd::Encoder<'static, Counted<W>>>,
+    seen: HashSet<PathBuf>,
+    left_out: u64,
+}
+
+impl<W: Write> Packer<'_, W> {
+    fn context(&mut self, context: &Path, patterns: &IgnorePatterns) -> Result<(), PackError> {
+        let root = self.folder.join(context);
+        let can_skip = patterns.takes_nothing_back();
+        let mut walk = WalkDir::new(&root).min_depth(1).sort_by_file_name().into_iter();
+        while let Some(entry) = walk.next() {
+            let entry = entry.map_err(|error| {
+                let path = error.path().unwrap_or(&root).display().to_string();
+                PackError::Read { path, error: error.into() }
+            })?;
+            let Ok(in_context) = entry.path().strip_prefix(&root) else { continue };
+            if patterns.leaves_out(in_context.as_os_str().as_bytes()) {
+                if entry.file_type().is_dir() && can_skip {
+                    walk.skip_current_dir();
+                }
+                continue;
+            }
+            self.entry(&context.join(in_context))?;
+        }
+        Ok(())
+    }
+
+    /// A file that may not be there; of a link, what it leads to as well.
+    fn file(&mut self, path: &Path) -> Result<(), PackError> {
+        let full = self.folder.join(path);
+        if full.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        self.entry(path)?;
+        let target = self.folder.canonicalize().ok().zip(full.canonicalize().ok());
+        if let Some(target) = target.and_then(|(folder, target)| target.strip_prefix(folder).map(Path::to_owned).ok()) {
+            self.entry(&target)?;
+        }
+        Ok(())
+    }
+
+    /// A file, or a folder with all that is in it.
+    fn tree(&mut self, path: &Path) -> Result<(), PackError> {
+        let full = self.folder.join(path);
+        if !full.is_dir() {
+            return self.file(path);
+        }
+        for entry in WalkDir::new(&full).sort_by_file_name() {
+            let entry = entry.map_err(|error| PackError::Read { path: path.display().to_string(), error: error.into() })?;
+            if let Ok(below) = entry.path().strip_prefix(self.folder) {
+                self.entry(&below.to_owned())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, path: &Path) -> Result<(), PackError> {
+        let full = self.folder.join(path);
+        let read = |error| PackError::Read { path: path.display().to_string(), error };
+        if path.as_os_str().is_empty() || self.seen.contains(path) {
+            return Ok(());
+        }
+        let kind = full.symlink_metadata().map_err(read)?.file_type();
+        if !kind.is_file() && !kind.is_dir() && !kind.is_symlink() {
+            self.left_out += 1;
+            return Ok(());
+        }
+        self.builder.append_path_with_name(&full, path).map_err(read)?;
+        self.seen.insert(path.to_owned());
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Archive, PackError> {
+        let entries = self.seen.len() as u64;
+        let encoder = self.builder.into_inner().map_err(PackError::Write)?;
+        let mut counted = encoder.finish().map_err(PackError::Write)?;
+        counted.flush().map_err(PackError::Write)?;
+        let sha256 = hex::encode(counted.hash.finalize());
+        Ok(Archive { size: counted.size, sha256, entries, left_out: self.left_out })
+    }
+}
+
+/// Counts and sums what is written.
+struct Counted<W> {
+    inner: W,
+    hash: Sha256,
+    size: u64,
+}
+
+impl<W> Counted<W> {
+    fn new(inner: W) -> Self {
+        Self { inner, hash: Sha256::new(), size: 0 }
+    }
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(buffer)?;
+        self.hash.update(&buffer[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, File},
+        os::unix::{
+            ffi::OsStringExt,
+            fs::{PermissionsExt, symlink},
+        },
+        path::Path,
+    };
+
+    use super::{Archive, PackError, Selection, pack};
+
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        folder
+    }
+
+    fn packed(folder: &Path, selection: &Selection) -> Result<(Archive, Vec<String>), PackError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let archive = pack(folder, selection, file.reopen().unwrap())?;
+        assert_eq!(fs::metadata(file.path()).unwrap().len(), archive.size);
+        let mut tar = tar::Archive::new(zstd::Decoder::new(File::open(file.path()).unwrap()).unwrap());
+        let names = tar.entries().unwrap().map(|entry| String::from_utf8_lossy(&entry.unwrap().path_bytes()).into_owned());
+        Ok((archive, names.collect()))
+    }
+
+    fn selection(context: &str, dockerfile: Option<&str>, files: &[&str]) -> Selection {
+        Selection {
+            context: context.to_owned(),
+            dockerfile: dockerfile.map(str::to_owned),
+            files: files.iter().map(|file| (*file).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn only_what_the_build_can_use_is_packed() {
+        let files = [
+            ("source/Dockerfile", ""),
+            ("source/.dockerignore", "target\n*.log\nDockerfile\n"),
+            ("source/main.rs", ""),
+            ("source/build.log", ""),
+            ("source/target/huge", ""),
+            ("ci/Dockerfile", ""),
+            ("ci/Dockerfile.dockerignore", "main.rs\n"),
+            ("ci/args.yml", ""),
+            ("base/blobs/one", ""),
+            ("other/secret", ""),
+        ];
+        let folder = tree(&files);
+        for (selection, expected) in [
+            (selection("source", None, &[]), vec!["source/main.rs", "source/Dockerfile", "source/.dockerignore"]),
+            (
+                selection("./source/", Some("ci/Dockerfile"), &["ci/args.yml", "base"]),
+                vec![
+                    "source/.dockerignore",
+                    "source/Dockerfile",
+                    "source/build.log",
+                    "source/target",
+                    "source/target/huge",
+                    "ci/Dockerfile",
+                    "ci/Dockerfile.dockerignore",
+                    "ci/args.yml",
+                    "base",
+                    "base/blobs",
+                    "base/blobs/one",
+                ],
+            ),
+            (selection("nothing", None, &["missing"]), vec![]),
+        ] {
+            let result = packed(folder.path(), &selection);
+            if expected.is_empty() {
+                assert!(matches!(result, Err(PackError::Read { .. })), "{selection:?}");
+                continue;
+            }
+            let (_, mut names) = result.unwrap();
+            names.retain(|name| !["source/", "ci/"].contains(&name.as_str()));
+            let (mut names, mut expected) = (names, expected);
+            names.sort();
+            expected.sort_unstable();
+            assert_eq!(names, expected, "{selection:?}");
+        }
+    }
+
+    #[test]
+    fn modes_links_and_strange_names_are_kept_and_sockets_passed_over() {
+        let folder = tree(&[("Dockerfile", ""), ("run.sh", ""), ("a b", ""), ("new\nline", "")]);
+        let root = folder.path();
+        fs::set_permissions(root.join("run.sh"), fs::Permissions::from_mode(0o4751)).unwrap();
+        symlink("/etc/passwd", root.join("absolute")).unwrap();
+        symlink("nowhere", root.join("dangling")).unwrap();
+        fs::write(root.join(std::ffi::OsString::from_vec(b"\xff\xfe".to_vec())), "").unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let archive = pack(root, &selection(".", None, &[]), file.reopen().unwrap()).unwrap();
+        assert_eq!((archive.entries, archive.left_out), (7, 1));
+        let mut tar = tar::Archive::new(zstd::Decoder::new(File::open(file.path()).unwrap()).unwrap());
+        let mut seen = 0;
+        for entry in tar.entries().unwrap() {
+            let entry = entry.unwrap();
+            match entry.path_bytes().as_ref() {
+                b"run.sh" => assert_eq!(entry.header().mode().unwrap() & 0o7777, 0o4751),
+                b"absolute" => assert_eq!(entry.link_name_bytes().unwrap().as_ref(), b"/etc/passwd"),
+                b"dangling" => assert_eq!(entry.link_name_bytes().unwrap().as_ref(), b"nowhere"),
+                b"\xff\xfe" | b"new\nline" | b"a b" => {}
+                _ => continue,
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, 6);
+    }
+
+    #[test]
+    fn paths_out_of_the_folder_and_bad_patterns_are_named() {
+        let folder = tree(&[("Dockerfile", ""), ("bad/.dockerignore", "a\n[b\n")]);
+        for (selection, words) in [
+            (selection("..", None, &[]), "\"..\" is outside"),
+            (selection("/etc", None, &[]), "\"/etc\" is outside"),
+            (selection(".", Some("a/../../x"), &[]), "\"a/../../x\" is outside"),
+            (selection("bad", None, &[]), "bad/.dockerignore: line 2: \"[b\""),
+        ] {
+            let error = packed(folder.path(), &selection).unwrap_err().to_string();
+            assert!(error.starts_with(words), "{error}");
+        }
+    }
+}
