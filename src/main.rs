@@ -18,13 +18,15 @@ enum Command {
     Controller(ocibuild::controller::Arguments),
     /// Build one image: in the build's pod, or a manifest on this machine.
     Run(ocibuild::runner::Arguments),
+    /// A Concourse task: builds in the cluster what its parameters say. Called as `build` too.
+    Task,
     /// Print the CustomResourceDefinition as YAML.
     Crd,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(CommandLine::parse().command).await {
+    match run(command()).await {
         Ok(code) => code,
         Err(error) => {
             // For people, and without a backtrace: it would hide the one line that they need.
@@ -34,6 +36,15 @@ async fn main() -> ExitCode {
     }
 }
 
+/// A pipeline's `run: {path: build}` finds this binary by a link of that name.
+fn command() -> Command {
+    let name = std::env::args_os().next().map(std::path::PathBuf::from);
+    if name.as_deref().and_then(std::path::Path::file_name).is_some_and(|name| name == "build") {
+        return Command::Task;
+    }
+    CommandLine::parse().command
+}
+
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Controller(arguments) => {
@@ -41,6 +52,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             ocibuild::controller::run(arguments).await
         }
         Command::Run(arguments) => ocibuild::runner::run(arguments).await,
+        Command::Task => ocibuild::concourse::task::run().await,
         Command::Crd => {
             print!("{}", ocibuild::api::crd_yaml());
             Ok(ExitCode::SUCCESS)

@@ -18,7 +18,7 @@ use super::ignore::{IgnorePatterns, InvalidPattern, MOST_BYTES};
 const LEVEL: i32 = 1;
 
 /// Which files a build can use. Paths are relative to the folder.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     /// Build context.
     pub context: String,
@@ -179,7 +179,7 @@ impl<W: Write> Packer<'_, W> {
         for entry in WalkDir::new(&full).sort_by_file_name() {
             let entry = entry.map_err(|error| PackError::Read { path: path.display().to_string(), error: error.into() })?;
             if let Ok(below) = entry.path().strip_prefix(self.folder) {
-                self.entry(&below.to_owned())?;
+                self.entry(below)?;
             }
         }
         Ok(())

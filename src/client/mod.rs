@@ -1,4 +1,8 @@
-//! What drives a build from outside the cluster: which files are sent, and how they are packed.
+//! What drives a build from outside the cluster: makes it, sends its files, follows it, fetches the image.
 
 pub mod archive;
 pub mod ignore;
+pub mod logs;
+pub mod submission;
+pub mod transfer;
+pub mod tunnel;

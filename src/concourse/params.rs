@@ -1,7 +1,12 @@
 //! The task's parameters, read from its environment. Pure: variables in, [`TaskParameters`] out. Names, defaults and oddities are
 //! those of the Concourse OCI build task, so that its pipelines run unchanged.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::IpAddr,
+    path::{Component, Path},
+};
 
 /// Everything that a task is told by its environment. Paths are as they were written: relative to the task's working directory.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -130,6 +135,14 @@ pub enum InvalidParameter {
     /// PUSH without IMAGE_NAME.
     #[error("PUSH is true, so IMAGE_NAME is needed, for example IMAGE_NAME: my-app")]
     PushWithoutName,
+    /// A path that cannot be sent.
+    #[error("{name}: {path:?} is outside the task's folder; name an input by its relative path")]
+    Outside {
+        /// The parameter.
+        name: &'static str,
+        /// The path.
+        path: String,
+    },
     /// UNPACK_ROOTFS with several platforms.
     #[error("UNPACK_ROOTFS: only for one platform; IMAGE_PLATFORM names {0}")]
     RootfsOfPlatforms(usize),
@@ -271,6 +284,25 @@ impl TaskParameters {
         Ok(parameters)
     }
 
+    /// The same with the paths of all files that are sent relative to the task's folder, in their shortest form. Those of secrets
+    /// stay: they are read here.
+    pub fn below(mut self, folder: &Path) -> Result<Self, InvalidParameter> {
+        let context = relative("CONTEXT", folder, &self.context)?;
+        self.context = if context.is_empty() { ".".to_owned() } else { context };
+        for (name, path) in [
+            ("DOCKERFILE", &mut self.dockerfile),
+            ("BUILD_ARGS_FILE", &mut self.build_args_file),
+            ("LABELS_FILE", &mut self.labels_file),
+            ("TARGET_FILE", &mut self.target_file),
+        ] {
+            *path = path.as_deref().map(|path| relative(name, folder, path)).transpose()?;
+        }
+        for path in self.image_args.values_mut() {
+            *path = relative("IMAGE_ARG", folder, path)?;
+        }
+        Ok(self)
+    }
+
     fn check(&self) -> Result<(), InvalidParameter> {
         if self.push && self.registry.is_none() {
             return Err(InvalidParameter::PushWithoutRegistry);
@@ -283,6 +315,23 @@ impl TaskParameters {
         }
         Ok(())
     }
+}
+
+fn relative(name: &'static str, folder: &Path, path: &str) -> Result<String, InvalidParameter> {
+    let outside = || InvalidParameter::Outside { name, path: path.to_owned() };
+    let below = Path::new(path).strip_prefix(folder).unwrap_or(Path::new(path));
+    let mut parts: Vec<&str> = Vec::new();
+    for component in below.components() {
+        match component {
+            Component::Normal(part) => parts.push(part.to_str().ok_or_else(outside)?),
+            Component::CurDir => {}
+            Component::ParentDir => {
+                parts.pop().ok_or_else(outside)?;
+            }
+            Component::RootDir | Component::Prefix(_) => return Err(outside()),
+        }
+    }
+    Ok(parts.join("/"))
 }
 
 /// `<id>=<key>[,<key>]`.

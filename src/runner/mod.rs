@@ -13,13 +13,13 @@ pub mod diagnose;
 mod given;
 mod image_args;
 mod image_source;
-mod image_tar;
+pub mod image_tar;
 mod llb;
 mod local;
 mod locate;
 mod message;
-mod oci_layout;
-mod output;
+pub mod oci_layout;
+pub mod output;
 pub mod parameters;
 pub mod progress;
 mod progress_server;
@@ -31,7 +31,7 @@ mod source;
 mod stop;
 mod target;
 pub mod transfer;
-mod unpack;
+pub mod unpack;
 
 use std::{
     fs,

@@ -8,11 +8,12 @@
 //! POST /upload/finish     {"size", "sha256"}       all of it is there
 //! GET  /result            the result, once the build has ended
 //! GET  /files/<path>      a file of the output, whole or a range of it
+//! GET  /folders/<path>    a folder of the output, as a tar
 //! POST /fetched           the client has what it wants: the pod may end
 //! ```
 
 use std::{
-    io,
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -20,7 +21,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Path as UrlPath, Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -108,6 +109,7 @@ impl Transfer {
             .route("/upload/finish", post(finish))
             .route("/result", get(result))
             .route("/files/{*path}", get(file))
+            .route("/folders/{*path}", get(folder))
             .route("/fetched", post(fetched))
             .with_state(transfer.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });
@@ -135,6 +137,17 @@ impl Transfer {
                 return Err(BuildFailure::new(FailureReason::SourceNotFound, message));
             }
         }
+    }
+
+    /// What a path of the output leads to, once the build has ended; never out of the output.
+    #[allow(clippy::result_large_err, reason = "the error is the answer")]
+    fn find(&self, path: &str) -> Result<PathBuf, Response> {
+        if !matches!(*self.stage.borrow(), Stage::Ended(_)) {
+            return Err(refused(StatusCode::CONFLICT, "the build has not ended"));
+        }
+        let root = self.output.canonicalize().ok();
+        root.and_then(|root| below(&root, Path::new(path)))
+            .ok_or_else(|| refused(StatusCode::NOT_FOUND, format!("there is no {path:?}")))
     }
 
     /// The source is in its place: from here on steps may run, and nothing more is taken.
@@ -244,14 +257,52 @@ async fn result(State(transfer): State<Transfer>) -> Response {
 }
 
 async fn file(State(transfer): State<Transfer>, UrlPath(path): UrlPath<String>, headers: HeaderMap) -> Response {
-    if !matches!(*transfer.stage.borrow(), Stage::Ended(_)) {
-        return refused(StatusCode::CONFLICT, "the build has not ended");
+    match transfer.find(&path) {
+        Ok(found) if found.is_file() => {
+            send(&found, &headers).await.unwrap_or_else(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+        }
+        Ok(_) => refused(StatusCode::NOT_FOUND, format!("{path:?} is not a file")),
+        Err(refused) => refused,
     }
-    let root = transfer.output.canonicalize().ok();
-    let Some(found) = root.and_then(|root| below(&root, Path::new(&path))).filter(|path| path.is_file()) else {
-        return refused(StatusCode::NOT_FOUND, format!("there is no file {path:?}"));
-    };
-    send(&found, &headers).await.unwrap_or_else(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+async fn folder(State(transfer): State<Transfer>, UrlPath(path): UrlPath<String>) -> Response {
+    match transfer.find(&path) {
+        Ok(found) if found.is_dir() => pack(found),
+        Ok(_) => refused(StatusCode::NOT_FOUND, format!("{path:?} is not a folder")),
+        Err(refused) => refused,
+    }
+}
+
+/// A folder as a tar that is made while it is sent.
+fn pack(folder: PathBuf) -> Response {
+    let (sender, mut chunks) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(8);
+    tokio::task::spawn_blocking(move || {
+        let packed = || -> io::Result<()> {
+            let mut builder = tar::Builder::new(BufWriter::with_capacity(CHUNK, ChunkWriter(sender.clone())));
+            builder.follow_symlinks(false);
+            builder.append_dir_all("", &folder)?;
+            builder.into_inner()?.flush()
+        };
+        if let Err(error) = packed() {
+            // The connection breaks, so that half a folder is not taken for a whole one.
+            let _ = sender.blocking_send(Err(error));
+        }
+    });
+    Body::from_stream(futures::stream::poll_fn(move |context| chunks.poll_recv(context))).into_response()
+}
+
+struct ChunkWriter(tokio::sync::mpsc::Sender<io::Result<Bytes>>);
+
+impl Write for ChunkWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(buffer)));
+        sent.map(|()| buffer.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A file from the byte on that `Range: bytes=N-` names.

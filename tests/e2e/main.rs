@@ -10,5 +10,6 @@ mod lifecycle;
 mod push;
 mod scenarios;
 mod sources;
+mod task;
 mod transfer;
 mod world;

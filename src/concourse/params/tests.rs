@@ -122,6 +122,28 @@ fn what_cannot_be_meant_is_refused_with_what_to_write() {
 }
 
 #[test]
+fn paths_are_made_relative_to_the_tasks_folder_and_none_leaves_it() {
+    let folder = std::path::Path::new("/tmp/build/1a2b3c4d");
+    let below = |context: &str| read(&[("CONTEXT", context)]).unwrap().below(folder);
+    for (written, expected) in [
+        (".", "."),
+        ("source", "source"),
+        ("./a//b/../c/", "a/c"),
+        ("/tmp/build/1a2b3c4d/source", "source"),
+        ("/tmp/build/1a2b3c4d", "."),
+    ] {
+        assert_eq!(below(written).unwrap().context, expected, "{written}");
+    }
+    for path in ["..", "a/../..", "/etc", "/tmp/build/other"] {
+        assert!(below(path).unwrap_err().to_string().starts_with(&format!("CONTEXT: {path:?} is outside")), "{path}");
+    }
+    let parameters = read(&[("DOCKERFILE", "./x"), ("IMAGE_ARG_a", "./b.tar"), ("DOCKER_CONFIG", "/root/.docker")]).unwrap();
+    let parameters = parameters.below(folder).unwrap();
+    assert_eq!((parameters.dockerfile.as_deref(), parameters.image_args["a"].as_str()), (Some("x"), "b.tar"));
+    assert_eq!(parameters.docker_config.as_deref(), Some("/root/.docker"), "secrets are read here, wherever they are");
+}
+
+#[test]
 fn a_secret_text_is_never_printed() {
     let parameters = read(&[("BUILDKIT_SECRETTEXT_token", "hunter2")]).unwrap();
     assert!(!format!("{parameters:?}").contains("hunter2"));
