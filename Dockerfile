@@ -1,6 +1,6 @@
 # A stage can be replaced by a folder (`buildctl … --opt context:build=local:…`, `docker build --build-context build=DIR`), as
 # dev/ does where no registry is reachable. The folder must then hold:
-#   build     out/ocibuild  the static binary of the image's platform
+#   build     out/ocibuild  the static binary of the image's platform, and out/build, a link to it
 #             etc/ssl/certs/ca-certificates.crt  the authorities that registries are checked against
 #   buildkit  usr/bin/buildctl
 
@@ -29,7 +29,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
         export "CARGO_TARGET_${variable}_LINKER=$linker" "CC_$(echo "$target" | tr - _)=$linker"; \
     fi && \
     RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$target" && \
-    install -D "target/$target/release/ocibuild" /out/ocibuild
+    install -D "target/$target/release/ocibuild" /out/ocibuild && \
+    ln -s ocibuild /out/build
 
 FROM moby/buildkit:v0.34.2 AS buildkit
 
@@ -40,7 +41,10 @@ LABEL org.opencontainers.image.title="ocibuild" \
     org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=buildkit /usr/bin/buildctl /usr/bin/buildctl
-COPY --from=build /out/ocibuild /usr/bin/ocibuild
+# With `build`, the name that a pipeline's `run: {path: build}` looks for.
+COPY --from=build /out/ /usr/bin/
 ENV PATH=/usr/bin
-USER 65532:65532
+# A Concourse task writes to outputs that belong to root; the chart and the build pods name users of their own.
+WORKDIR /tmp
+WORKDIR /
 ENTRYPOINT ["/usr/bin/ocibuild"]

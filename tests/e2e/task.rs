@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
 use crate::cluster::{Namespace, run};
@@ -75,7 +76,22 @@ fn inspect(tar: &Path) -> Value {
     serde_json::from_str(&inspected).unwrap()
 }
 
-/// The specification's own pipeline: its parameters, its input, its output.
+/// A service account with the rights of docs/concourse.md, as the parameters of a task.
+fn service_account(namespace: &Namespace) -> [(&'static str, String); 3] {
+    let account = format!("{}:pipeline", namespace.name);
+    namespace.kubectl(&["create", "serviceaccount", "pipeline"]).ok();
+    let binding = ["create", "rolebinding", "pipeline", "--clusterrole", "ocibuild-pipeline", "--serviceaccount", &account];
+    namespace.kubectl(&binding).ok();
+    let cluster = |field: &str| {
+        let path = format!("jsonpath={{.clusters[0].cluster.{field}}}");
+        namespace.kubectl(&["config", "view", "--raw", "--flatten", "-o", &path]).ok()
+    };
+    let authority = STANDARD.decode(cluster("certificate-authority-data")).unwrap();
+    let token = namespace.kubectl(&["create", "token", "pipeline"]).ok();
+    [("KUBE_SERVER", cluster("server")), ("KUBE_TOKEN", token), ("KUBE_CA", String::from_utf8(authority).unwrap())]
+}
+
+/// The specification's own pipeline: its parameters, its input, its output, and the least rights.
 #[test]
 fn the_specifications_example_leaves_image_tar_and_digest() {
     let namespace = Namespace::new("task");
@@ -92,13 +108,18 @@ fn the_specifications_example_leaves_image_tar_and_digest() {
         ],
         &["image"],
     );
-    let ended = task.run(&[
+    let account = service_account(&namespace);
+    let mut parameters: Vec<_> = account.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    parameters.extend([
+        ("KUBECONFIG", ""),
         ("CONTEXT", "source-code"),
         ("DOCKERFILE", "source-code/Dockerfile"),
         ("IMAGE_NAME", "my-app"),
         ("IMAGE_TAG", "v1.0.0"),
         ("BUILD_ARG_APP_VERSION", "v1.0.0"),
+        ("BUILDKIT_SECRETTEXT_unused", "travels in a Secret"),
     ]);
+    let ended = task.run(&parameters);
     let log = text(&ended);
     assert!(ended.status.success(), "{log}");
     assert_eq!(task.left("image"), ["digest", "image.tar"], "{log}");
