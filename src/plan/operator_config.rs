@@ -23,7 +23,7 @@ pub struct OperatorConfig {
     /// Authorities' certificates, in PEM, that build pods trust besides those of their images.
     pub ca_bundle: String,
     /// Proxies of build pods.
-    pub proxy: Option<Proxy>,
+    pub proxy: Proxy,
     /// What a build may set otherwise than this configuration.
     pub allowed_overrides: Vec<Override>,
     /// What the pods of rootless builds ask of the node's security profiles.
@@ -44,7 +44,7 @@ impl Default for OperatorConfig {
             defaults: Defaults::default(),
             registries: BTreeMap::new(),
             ca_bundle: String::new(),
-            proxy: None,
+            proxy: Proxy::default(),
             allowed_overrides: vec![Override::Registries, Override::BuildkitConfig, Override::Proxy, Override::Resources],
             rootless_profiles: RootlessProfiles::default(),
             allowed_isolations: vec![Isolation::Rootless, Isolation::Userns],
@@ -84,8 +84,7 @@ impl OperatorConfig {
         if !self.ca_bundle.is_empty() && !self.ca_bundle.contains("-----BEGIN CERTIFICATE-----") {
             return Err(InvalidConfig::NoCertificate);
         }
-        let proxy = self.proxy.clone().unwrap_or_default();
-        for (field, address) in [("httpProxy", proxy.http_proxy), ("httpsProxy", proxy.https_proxy)] {
+        for (field, address) in [("httpProxy", &self.proxy.http_proxy), ("httpsProxy", &self.proxy.https_proxy)] {
             let is_address = |address: &String| {
                 let host = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://"));
                 host.is_some_and(|host| !host.is_empty() && !host.contains('@'))

@@ -11,7 +11,7 @@ use super::{
     },
     layout,
 };
-use crate::api::{OciBuild, OciBuildSpec, OutputFormat, SecretKey, Source};
+use crate::api::{OciBuild, OciBuildSpec, OutputFormat, Proxy, SecretKey, Source};
 
 /// The names of the image.
 pub fn references(spec: &OciBuildSpec) -> Result<Vec<ImageReference>, InvalidSpec> {
@@ -51,7 +51,7 @@ pub fn parameters(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<BuildP
         additional_targets: spec.additional_targets.clone(),
         platforms: spec.platforms.clone(),
         add_hosts: spec.add_hosts.clone(),
-        proxy: spec.proxy.clone().or_else(|| config.proxy.clone()),
+        proxy: spec.proxy.clone().or_else(|| (config.proxy != Proxy::default()).then(|| config.proxy.clone())),
         no_cache: spec.no_cache,
         source_date_epoch: spec.source_date_epoch,
     })

@@ -134,7 +134,7 @@ fn bad_values_are_refused_in_these_words() {
 #[test]
 fn the_operator_may_do_this_and_no_more() {
     insta::assert_snapshot!(rights(&rendered(&[])), @r"
-    ClusterRole ocibuild-builds: ocibuild.dev/ocibuilds get,list,watch
+    ClusterRole ocibuild-builds: ocibuild.dev/ocibuilds get,list,watch,delete
     ClusterRole ocibuild-builds: ocibuild.dev/ocibuilds/status patch
     ClusterRole ocibuild-builds: /pods get,list,watch,create,delete
     ClusterRole ocibuild-builds: /persistentvolumeclaims get,create
@@ -149,12 +149,12 @@ fn the_operator_may_do_this_and_no_more() {
 fn with_namespaces_named_it_may_do_it_there_alone() {
     let objects = rendered(&["config.watchNamespaces={team-a,team-b}", "config.allowedIsolations={rootless}"]);
     insta::assert_snapshot!(rights(&objects), @r"
-    Role team-a/ocibuild-builds: ocibuild.dev/ocibuilds get,list,watch
+    Role team-a/ocibuild-builds: ocibuild.dev/ocibuilds get,list,watch,delete
     Role team-a/ocibuild-builds: ocibuild.dev/ocibuilds/status patch
     Role team-a/ocibuild-builds: /pods get,list,watch,create,delete
     Role team-a/ocibuild-builds: /persistentvolumeclaims get,create
     Role team-a/ocibuild-builds: events.k8s.io/events create,patch
-    Role team-b/ocibuild-builds: ocibuild.dev/ocibuilds get,list,watch
+    Role team-b/ocibuild-builds: ocibuild.dev/ocibuilds get,list,watch,delete
     Role team-b/ocibuild-builds: ocibuild.dev/ocibuilds/status patch
     Role team-b/ocibuild-builds: /pods get,list,watch,create,delete
     Role team-b/ocibuild-builds: /persistentvolumeclaims get,create
@@ -202,7 +202,8 @@ fn rights(objects: &[Value]) -> String {
 #[test]
 fn no_role_of_the_chart_reaches_secrets_or_into_pods() {
     for values in SHAPES {
-        for role in rendered(values).iter().filter(|object| object["rules"].is_array()) {
+        let of_pipelines = |role: &Value| role["metadata"]["name"].as_str().unwrap().ends_with("-pipeline");
+        for role in rendered(values).iter().filter(|object| object["rules"].is_array() && !of_pipelines(object)) {
             for rule in role["rules"].as_array().unwrap() {
                 let names: BTreeSet<_> = ["apiGroups", "resources", "verbs"]
                     .iter()
@@ -217,6 +218,26 @@ fn no_role_of_the_chart_reaches_secrets_or_into_pods() {
             }
         }
     }
+}
+
+/// A pipeline may make Secrets and read none, and comes to pods by port-forward alone. Nobody has the role until it is bound.
+#[test]
+fn a_pipeline_may_build_and_no_more() {
+    let objects = rendered(&[]);
+    let roles: Vec<_> = objects.iter().filter(|object| object["metadata"]["name"] == "ocibuild-pipeline").collect();
+    let [role] = roles.as_slice() else { panic!("one role: {roles:?}") };
+    let rules: Vec<_> = role["rules"].as_array().unwrap().iter().map(|rule| (&rule["resources"][0], &rule["verbs"])).collect();
+    assert_eq!(
+        json!(rules),
+        json!([
+            ["ocibuilds", ["create", "delete", "get", "list", "patch", "watch"]],
+            ["secrets", ["create"]],
+            ["pods", ["get"]],
+            ["pods/log", ["get"]],
+            ["pods/portforward", ["create", "get"]],
+        ])
+    );
+    assert!(rendered(&["rbac.pipelineClusterRole=false"]).iter().all(|object| object["metadata"]["name"] != "ocibuild-pipeline"));
 }
 
 /// The Pod Security standard *restricted*, which the API server would enforce.
