@@ -263,7 +263,8 @@ fn may_go_on(error: &TunnelError) -> bool {
     error.may_pass() || matches!(error, TunnelError::Refused { status, .. } if is_again(*status))
 }
 
-fn partial_name(path: &Path) -> PathBuf {
+/// Name of a file or folder that is not whole yet.
+pub fn partial_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     path.with_file_name(format!(".{name}.partial"))
 }

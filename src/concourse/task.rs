@@ -28,12 +28,12 @@ use crate::{
         archive::{Archive, pack},
         logs,
         submission::{Seen, Submission},
-        transfer::{Transfer, TransferError},
+        transfer::{Transfer, TransferError, partial_name},
     },
     runner::{
         image_tar::ImageTar,
         oci_layout,
-        output::{DIGEST, LAYOUT, METADATA, ROOTFS, TAR, TARGETS},
+        output::{DIGEST, LAYOUT, METADATA, ROOTFS, TAR, TARGETS, remove},
         result::{BuildResult, BuiltImage, Outcome, WrittenTar},
     },
 };
@@ -53,22 +53,30 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let submission: OnceLock<Submission> = OnceLock::new();
-    tokio::select! {
-        ended = build(&variables, &submission) => {
-            if let (Some(submission), Ok(_)) = (submission.get(), &ended) {
-                // What is wanted is here. A failed build stays for a while, to be looked at.
-                let _ = submission.delete().await;
-            }
-            ended
-        }
-        _ = terminate.recv() => Ok(stop(submission.get()).await),
-        _ = interrupt.recv() => Ok(stop(submission.get()).await),
+    let begun: OnceLock<Begun> = OnceLock::new();
+    let ended = tokio::select! {
+        ended = build(&variables, &begun) => Some(ended),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    let Some(ended) = ended else { return Ok(stop(begun.get()).await) };
+    let has_succeeded = ended?;
+    if let Some(Begun { submission, .. }) = begun.get().filter(|_| has_succeeded) {
+        // What is wanted is here. A failed build stays for a while, to be looked at.
+        let _ = submission.delete().await;
     }
+    Ok(if has_succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn stop(submission: Option<&Submission>) -> ExitCode {
-    if let Some(submission) = submission {
+/// What a task has begun and takes back when it is told to stop.
+struct Begun {
+    submission: Submission,
+    outputs: Outputs,
+}
+
+async fn stop(begun: Option<&Begun>) -> ExitCode {
+    if let Some(Begun { submission, outputs }) = begun {
+        outputs.clear();
         let words = match tokio::time::timeout(LAST_WORDS, submission.delete()).await {
             Ok(Ok(())) => "it was deleted".to_owned(),
             Ok(Err(error)) => format!("it could not be deleted, and ends by itself when its lease is over: {error}"),
@@ -79,8 +87,8 @@ async fn stop(submission: Option<&Submission>) -> ExitCode {
     ExitCode::from(TERMINATED)
 }
 
-/// Builds; the exit code is 0 only when everything is in its place.
-async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Submission>) -> anyhow::Result<ExitCode> {
+/// Builds; whether everything is in its place.
+async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Begun>) -> anyhow::Result<bool> {
     let folder = std::env::current_dir().context("the task has no folder")?;
     let parameters = TaskParameters::read(variables)?.below(&folder)?;
     let name = format!("task-{:08x}", fastrand::u32(..));
@@ -99,14 +107,14 @@ async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Submission>
         .await
         .map_err(in_words)
         .with_context(|| format!("the OciBuild {name} could not be made in namespace {namespace}"))?;
-    let submission = slot.get_or_init(|| submission);
+    let Begun { submission, outputs } = slot.get_or_init(|| Begun { submission, outputs });
     say(&format!("OciBuild {namespace}/{name}"));
     let archive = packing.await?.context("the source cannot be packed")?;
     say(&format!("source: {} files, {} bytes to send", archive.entries, archive.size));
     if archive.left_out > 0 {
         say(&format!("source: {} sockets, pipes and devices were left out", archive.left_out));
     }
-    let session = Session { submission, source: source.path(), archive: &archive, outputs: &outputs };
+    let session = Session { submission, source: source.path(), archive: &archive, outputs };
     tokio::select! {
         ended = session.run() => ended,
         () = submission.keep_lease() => bail!("the lease ended by itself"),
@@ -171,6 +179,22 @@ impl Outputs {
     }
 }
 
+impl Outputs {
+    /// Takes away what a task has written: Concourse keeps the outputs of a task that failed, and half an image is none.
+    fn clear(&self) {
+        for folder in self.main.iter().chain(self.targets.values()) {
+            for name in [TAR, DIGEST, METADATA] {
+                let _ = fs::remove_file(folder.join(name));
+            }
+            let _ = fs::remove_file(partial_name(&folder.join(TAR)));
+            for name in [LAYOUT, ROOTFS] {
+                let _ = remove(&folder.join(name));
+                let _ = remove(&partial_name(&folder.join(name)));
+            }
+        }
+    }
+}
+
 /// A build on its way.
 struct Session<'a> {
     submission: &'a Submission,
@@ -180,7 +204,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    async fn run(&self) -> anyhow::Result<ExitCode> {
+    async fn run(&self) -> anyhow::Result<bool> {
         let mut seen = self.submission.watch();
         let mut served: Option<(String, Result<BuildResult, TransferError>)> = None;
         loop {
@@ -191,6 +215,9 @@ impl Session<'_> {
             }
             let pod = running_pod(&build).unwrap_or_default();
             let result = self.attempt(&pod, &mut seen).await?;
+            if result.is_err() {
+                self.outputs.clear();
+            }
             served = Some((pod, result));
         }
     }
@@ -264,12 +291,7 @@ impl Session<'_> {
         Ok(result)
     }
 
-    fn end(
-        &self,
-        build: &OciBuild,
-        phase: Phase,
-        served: Option<Result<BuildResult, TransferError>>,
-    ) -> anyhow::Result<ExitCode> {
+    fn end(&self, build: &OciBuild, phase: Phase, served: Option<Result<BuildResult, TransferError>>) -> anyhow::Result<bool> {
         let status = build.status.clone().unwrap_or_default();
         if phase == Phase::Succeeded {
             let Some(Ok(BuildResult { outcome: Outcome::Succeeded(image), .. })) = served else {
@@ -279,7 +301,7 @@ impl Session<'_> {
                 )
             };
             say(&summary(&image, build));
-            return Ok(ExitCode::SUCCESS);
+            return Ok(true);
         }
         let failure = status.failure;
         let words = failure.as_ref().map_or_else(
@@ -290,7 +312,7 @@ impl Session<'_> {
             },
         );
         say(&format!("{words}\nbuild   {} (kept for a while: kubectl describe ocibuild {0})", self.submission.name()));
-        Ok(ExitCode::FAILURE)
+        Ok(false)
     }
 }
 

@@ -41,6 +41,10 @@ pub fn read(instructions: &Instructions, root: &Path, work: &Path) -> Result<(Gi
     };
     for (number, (argument, path)) in parameters.image_args.iter().enumerate() {
         let found = find(root, "imageArgs", path)?;
+        if !found.is_dir() {
+            // Neither a pipe nor a device: whoever opens one may wait for ever.
+            find_file(root, "imageArgs", path)?;
+        }
         let layout = work.join(format!("image-arg-{number}"));
         given.images.push(image_args::prepare(argument, path, &found, &layout)?);
     }

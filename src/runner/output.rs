@@ -141,7 +141,7 @@ fn is_target(folder: &Path) -> bool {
 }
 
 /// Removes a folder with all that is in it, folders among it that may not be written to: those of an image can be.
-fn remove(folder: &Path) -> io::Result<()> {
+pub fn remove(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             make_writable(folder)?;

@@ -109,7 +109,8 @@ impl<'a> Run<'a> {
         let transfer = self.transfer.as_ref();
         let root = source::prepare(self.instructions, &buildctl, &self.surroundings.work, transfer, &mut self.stop).await?;
         let located = locate(&root, &self.instructions.context, self.instructions.dockerfile.as_deref())?;
-        let (given, stage) = given::read(self.instructions, &root, &self.surroundings.work)?;
+        // Images as arguments may be gigabytes: the signal to stop and the progress have other threads.
+        let (given, stage) = tokio::task::block_in_place(|| given::read(self.instructions, &root, &self.surroundings.work))?;
         self.timings.source = Some(milliseconds(begin));
         if self.stop.reason().is_some() {
             return Err(BuildFailure::new(FailureReason::Cancelled, "the build was told to stop"));

@@ -200,6 +200,8 @@ fn a_failed_build_exits_1_with_its_reason_and_leaves_nothing_behind() {
         assert!(log.contains(words), "{words}: {log}");
     }
     assert_eq!(task.left("image"), Vec::<String>::new());
+    let kept = namespace.kubectl(&["get", "ocib", "-o", "jsonpath={.items[*].status.failure.reason}"]).ok();
+    assert_eq!(kept, "StepFailed", "it is kept for a while, to be looked at");
     for (parameters, words) in [
         (vec![("PUSH", "yes")], "PUSH: \"yes\" is neither true nor false"),
         (vec![("CONTEXT", "../..")], "is outside the task's folder"),
