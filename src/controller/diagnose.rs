@@ -130,9 +130,9 @@ fn ended(terminated: &ContainerStateTerminated, daemon: Option<&ContainerStatus>
 fn last_words(daemon: &ContainerStatus) -> Option<String> {
     let last = daemon.last_state.as_ref()?.terminated.as_ref().filter(|terminated| terminated.exit_code != 0)?;
     // A Go program follows its words by its stack.
-    let is_word = |line: &&str| !line.is_empty() && !line.starts_with('\t') && !line.contains("github.com/");
-    let words: Vec<_> = last.message.as_deref()?.lines().filter(is_word).take(3).collect();
-    let words: String = words.join("; ").chars().take(512).collect();
+    let is_stack = |line: &str| ["\t", "main.", "runtime.", "github.com/"].iter().any(|begin| line.starts_with(begin));
+    let said: Vec<_> = last.message.as_deref()?.lines().filter(|line| !line.is_empty() && !is_stack(line)).collect();
+    let words: String = said[said.len().saturating_sub(3)..].join("; ").chars().take(512).collect();
     (!words.is_empty()).then_some(words)
 }
 

@@ -79,6 +79,9 @@ fn of_build(words: &str) -> Reason {
     if let Some(reason) = of_daemon(words) {
         return reason;
     }
+    if has("failed to convert agent config") {
+        return Reason::SecretInvalid;
+    }
     let dockerfile = [
         "dockerfile parse error",
         "the Dockerfile cannot be empty",
@@ -329,6 +332,10 @@ mod tests {
             ("r/x: tls: failed to verify certificate: x509: certificate signed by unknown authority", Reason::TlsFailure),
             ("write /var/lib/buildkit/x: no space left on device", Reason::StorageFull),
             ("Unavailable: error reading from server: EOF", Reason::DaemonDied),
+            (
+                "failed to convert agent config {default [/ssh-keys/0/value] false}: failed to parse /ssh-keys/0/value: ssh: no key found",
+                Reason::SecretInvalid,
+            ),
             ("something nobody has seen", Reason::Internal),
         ] {
             assert_eq!(reason(Activity::Build, words), expected, "{words}");

@@ -69,7 +69,7 @@ fn parse<T>(root: &Path, field: &str, path: &str, parse: impl FnOnce(&str) -> Re
     let file = find_file(root, field, path)?;
     let text = read_text(&file).map_err(|error| invalid(error.to_string()))?;
     if text.len() > MOST_BYTES {
-        return Err(invalid(InvalidFile::TooLarge(text.len()).to_string()));
+        return Err(invalid(InvalidFile::TooLarge.to_string()));
     }
     parse(&text).map_err(|error| invalid(error.to_string()))
 }
@@ -84,6 +84,10 @@ fn read_text(file: &Path) -> io::Result<String> {
 fn find(root: &Path, field: &str, path: &str) -> Result<PathBuf, BuildFailure> {
     let real = root.canonicalize().ok();
     real.as_deref().and_then(|root| below(root, Path::new(path))).ok_or_else(|| {
+        if root.join(path).symlink_metadata().is_ok() {
+            let message = format!("{field}: {path:?} is a link that leads nowhere or out of the source");
+            return BuildFailure::new(FailureReason::FileNotFound, message);
+        }
         let folder = real.as_deref().and_then(|root| below(root, Path::new(path).parent()?)).unwrap_or_else(|| root.to_owned());
         let message = format!("{field}: there is no {path:?} in the source; beside it are {}", listing(&folder));
         BuildFailure::new(FailureReason::FileNotFound, message)
@@ -115,23 +119,34 @@ fn check_size(id: &str, file: &Path) -> Result<(), BuildFailure> {
     Err(BuildFailure::new(FailureReason::SecretInvalid, message))
 }
 
+const OPENSSH_KEY: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
+const HAS_PASSPHRASE: &str = "has a passphrase, which nobody can type here; ssh-keygen -p -N '' takes it away";
+
 /// Said here, where the Secret can be named; buildctl names only the mounted file.
 fn check_private_key(key: &MountedKey, file: &Path) -> Result<(), BuildFailure> {
     let text = read_text(file).unwrap_or_default();
     let words = if !text.contains("PRIVATE KEY-----") {
         "is no private key"
-    } else if text.contains("ENCRYPTED") || is_encrypted(&text).unwrap_or_default() {
-        "has a passphrase, which nobody can type here; ssh-keygen -p -N '' takes it away"
+    } else if !text.contains(OPENSSH_KEY) {
+        // Keys in other formats are read by buildctl.
+        if !text.contains("ENCRYPTED") {
+            return Ok(());
+        }
+        HAS_PASSPHRASE
     } else {
-        return Ok(());
+        match is_encrypted(&text) {
+            Some(false) => return Ok(()),
+            Some(true) => HAS_PASSPHRASE,
+            None => "is damaged: it begins as an OpenSSH private key and is none",
+        }
     };
     let message = format!("ssh: key {:?} of Secret {:?} {words}", key.key, key.secret);
     Err(BuildFailure::new(FailureReason::SecretInvalid, message))
 }
 
-/// Whether a key in OpenSSH's own format names a cipher (openssh, PROTOCOL.key); nothing for other formats.
+/// Whether a key in OpenSSH's own format names a cipher (openssh, PROTOCOL.key); nothing for what is no such key.
 fn is_encrypted(text: &str) -> Option<bool> {
-    let (_, body) = text.split_once("-----BEGIN OPENSSH PRIVATE KEY-----")?;
+    let (_, body) = text.split_once(OPENSSH_KEY)?;
     let (body, _) = body.split_once("-----END")?;
     let body: String = body.split_whitespace().collect();
     let bytes = STANDARD.decode(body).ok()?;
@@ -155,4 +170,71 @@ pub fn check_authorities(registries: &BTreeMap<String, RegistryInstructions>) ->
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::{FailureReason, MountedKey, check_private_key, find_file};
+
+    #[test]
+    fn a_file_that_is_not_there_and_a_link_out_of_the_source_are_told_apart() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::NamedTempFile::new().unwrap();
+        fs::write(root.path().join("args"), "a=b").unwrap();
+        fs::create_dir(root.path().join("folder")).unwrap();
+        symlink(outside.path(), root.path().join("out")).unwrap();
+        symlink("args", root.path().join("inside")).unwrap();
+        for (path, expected) in [
+            ("args", None),
+            ("./folder/../args", Some((FailureReason::FileNotFound, "leads"))),
+            ("inside", None),
+            ("out", Some((FailureReason::FileNotFound, "\"out\" is a link that leads nowhere or out of the source"))),
+            (
+                "none",
+                Some((
+                    FailureReason::FileNotFound,
+                    "there is no \"none\" in the source; beside it are args, folder, inside, out",
+                )),
+            ),
+            ("folder", Some((FailureReason::FileInvalid, "\"folder\" of the source is not a file"))),
+        ] {
+            let found = find_file(root.path(), "buildArgsFile", path);
+            match expected {
+                None => assert!(found.is_ok(), "{path}"),
+                Some((reason, words)) => {
+                    let failure = found.unwrap_err();
+                    assert!(failure.reason == reason && failure.message.contains(words), "{path}: {}", failure.message);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_used_is_named_with_its_secret() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let key = MountedKey { secret: "deploy".to_owned(), key: "id".to_owned(), path: file.path().to_owned() };
+        for (text, words) in [
+            ("hello", Some("is no private key")),
+            ("-----BEGIN RSA PRIVATE KEY-----\nx\n-----END RSA PRIVATE KEY-----\n", None),
+            ("-----BEGIN ENCRYPTED PRIVATE KEY-----\nx\n", Some("has a passphrase")),
+            ("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n", Some("is damaged")),
+            // "openssh-key-v1", and the name of a cipher: "none", "aes2…".
+            ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n-----END OPENSSH PRIVATE KEY-----\n", None),
+            (
+                "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHI=\n-----END OPENSSH PRIVATE KEY-----\n",
+                Some("has a passphrase"),
+            ),
+        ] {
+            fs::write(file.path(), text).unwrap();
+            let checked = check_private_key(&key, file.path()).map_err(|failure| failure.message);
+            match words {
+                None => assert_eq!(checked, Ok(()), "{text}"),
+                Some(words) => {
+                    assert!(checked.unwrap_err().starts_with(&format!("ssh: key \"id\" of Secret \"deploy\" {words}")), "{text}")
+                }
+            }
+        }
+    }
 }

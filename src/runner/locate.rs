@@ -38,7 +38,8 @@ pub fn locate(root: &Path, context: &str, dockerfile: Option<&str>) -> Result<Lo
     };
     let is_file = |(base, path): &(PathBuf, &str)| below_root(&real_root, base, Path::new(path)).filter(|path| path.is_file());
     let Some(file) = candidates.iter().find_map(is_file) else {
-        let tried = candidates.iter().map(|(base, path)| shown(&real_root, &base.join(path))).collect::<Vec<_>>();
+        let mut tried = candidates.iter().map(|(base, path)| shown(&real_root, &base.join(path))).collect::<Vec<_>>();
+        tried.dedup();
         let message = format!("no Dockerfile at {}; the context holds {}", tried.join(" nor at "), listing(&context_path));
         return Err(BuildFailure::new(FailureReason::DockerfileMissing, message));
     };

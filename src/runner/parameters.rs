@@ -25,8 +25,8 @@ pub enum InvalidFile {
     #[error("{0:?} is not the name of a stage: letters, digits, '.', '_' and '-'")]
     Stage(String),
     /// More than buildctl's arguments can hold.
-    #[error("it holds {0} bytes; at most {MOST_BYTES} fit")]
-    TooLarge(usize),
+    #[error("it is larger than {MOST_BYTES} bytes")]
+    TooLarge,
 }
 
 /// Most bytes of a file of parameters: they become arguments of a process.
