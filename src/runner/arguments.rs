@@ -132,9 +132,12 @@ fn build_args(instructions: &Instructions, given: &Given) -> BTreeMap<String, St
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// What FROM finds in the place of an image argument: a name that BuildKit takes from the layout, not from a registry.
-fn image_name(number: usize) -> String {
-    format!("image-arg-{number}")
+pub fn image_name(number: usize) -> String {
+    format!("{IMAGE_NAME}{number}")
 }
+
+/// Begin of these names, by which what BuildKit says of them is known.
+pub const IMAGE_NAME: &str = "ocibuild-image-arg-";
 
 fn attestations(image: &ImageForm) -> Vec<OsString> {
     let Some(attestations) = &image.attestations else { return Vec::new() };

@@ -1,7 +1,7 @@
 //! Why buildctl failed: its words in, a named failure out. Pure. BuildKit has no error codes, so its texts are matched; the
 //! tests hold the texts as BuildKit v0.34.2 wrote them.
 
-use super::{progress::FailedStep, result::BuildFailure};
+use super::{arguments::IMAGE_NAME, progress::FailedStep, result::BuildFailure};
 use crate::api::FailureReason as Reason;
 
 /// What buildctl left behind.
@@ -81,6 +81,10 @@ fn of_build(words: &str) -> Reason {
     }
     if has("failed to convert agent config") {
         return Reason::SecretInvalid;
+    }
+    // No registry has it: its layout lacks a blob, or holds another than it says.
+    if has(IMAGE_NAME) {
+        return Reason::FileInvalid;
     }
     let dockerfile = [
         "dockerfile parse error",
@@ -335,6 +339,10 @@ mod tests {
             (
                 "failed to convert agent config {default [/ssh-keys/0/value] false}: failed to parse /ssh-keys/0/value: ssh: no key found",
                 Reason::SecretInvalid,
+            ),
+            (
+                "failed to resolve source metadata for docker.io/library/ocibuild-image-arg-0@sha256:61: short read: expected 69 bytes but got 0: unexpected EOF",
+                Reason::FileInvalid,
             ),
             ("something nobody has seen", Reason::Internal),
         ] {

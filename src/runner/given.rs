@@ -232,7 +232,8 @@ mod tests {
             match words {
                 None => assert_eq!(checked, Ok(()), "{text}"),
                 Some(words) => {
-                    assert!(checked.unwrap_err().starts_with(&format!("ssh: key \"id\" of Secret \"deploy\" {words}")), "{text}")
+                    let message = checked.unwrap_err();
+                    assert!(message.starts_with(&format!("ssh: key \"id\" of Secret \"deploy\" {words}")), "{message}");
                 }
             }
         }

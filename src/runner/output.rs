@@ -81,6 +81,9 @@ impl Staging {
 
     /// Puts everything in its place, and takes away what an earlier build left and this one has not made.
     pub fn publish(self) -> io::Result<()> {
+        // Builds that share a folder put their files there one after the other. A volume without locks does without.
+        let lock = File::open(&self.folder)?;
+        let _ = rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive);
         for name in [LAYOUT, ROOTFS] {
             if is_of_a_build(&self.folder, name) {
                 // Away from the place first: a folder cannot be renamed over one that has files.

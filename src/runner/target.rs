@@ -8,7 +8,7 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    arguments::{Given, Target, build_arguments},
+    arguments::{Given, Target, build_arguments, image_name},
     buildctl::{Buildctl, Ended, Streams, Taker},
     diagnose::{Activity, Evidence, diagnose},
     image_tar::ImageTar,
@@ -167,10 +167,15 @@ impl TargetRun<'_> {
     }
 
     fn failed(&self) -> BuildFailure {
-        self.buildctl.tracker.with(|tracker| {
+        let mut failure = self.buildctl.tracker.with(|tracker| {
             let remarks: Vec<&str> = tracker.remarks().collect();
             diagnose(&Evidence { step: tracker.failed(), remarks: &remarks, activity: Activity::Build })
-        })
+        });
+        for (number, image) in self.given.images.iter().enumerate() {
+            let name = format!("docker.io/library/{}", image_name(number));
+            failure.message = failure.message.replace(&name, &format!("imageArgs.{}", image.argument));
+        }
+        failure
     }
 }
 
