@@ -43,6 +43,7 @@ pub fn diagnose(evidence: &Evidence<'_>) -> BuildFailure {
         step: is_of_step.map(|step| step.name.clone()),
         exit_code: exit_code(&everything),
         log_excerpt: is_of_step.map(|step| step.tail.join("\n")).filter(|excerpt| !excerpt.is_empty()),
+        retry_after: None,
     }
 }
 

@@ -129,12 +129,15 @@ pub struct BuildFailure {
     /// The last lines that it printed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_excerpt: Option<String>,
+    /// Seconds after which a server said that it may be asked again (RFC 9110, section 10.2.3, Retry-After).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u32>,
 }
 
 impl BuildFailure {
     /// A failure of no step in particular.
     pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), step: None, exit_code: None, log_excerpt: None }
+        Self { reason, message: message.into(), step: None, exit_code: None, log_excerpt: None, retry_after: None }
     }
 }
 
