@@ -9,6 +9,7 @@ const PURE: &[&str] = &[
     "src/client/ignore.rs",
     "src/concourse/params.rs",
     "src/controller/lifecycle.rs",
+    "src/controller/queue.rs",
     "src/controller/diagnose.rs",
     "src/controller/summarise.rs",
     "src/runner/progress.rs",

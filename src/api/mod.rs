@@ -21,13 +21,18 @@ pub use registries::{ConfigMapKey, Proxy, RegistryConnection};
 pub use secrets::{BuildSecret, SecretKey, SshKey};
 pub use source::{ConfigMapItem, ConfigMapSource, GitSource, HttpSource, ImageSource, Source, SourceClaim, UploadSource};
 pub use spec::{Isolation, OciBuild, OciBuildSpec};
-pub use status::{BuildImage, BuildPod, BuildTar, Failure, LastSuccess, OciBuildStatus, Phase, Progress, TargetImage, Timings};
+pub use status::{
+    BuildImage, BuildPod, BuildTar, Failure, LastSuccess, OciBuildStatus, Phase, Progress, QueueStatus, TargetImage, Timings,
+};
 
 /// A `Condition` of the Kubernetes API conventions; one list entry a type.
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 /// Asks for another build of an unchanged spec: any text that differs from the last one handled.
 pub const REBUILD_ANNOTATION: &str = "ocibuild.dev/rebuild";
+
+/// Cancels the build that waits or runs: any text that differs from the one that was there when it began.
+pub const CANCEL_ANNOTATION: &str = "ocibuild.dev/cancel";
 
 /// Renews the lease of a build that has one (`spec.lease`): any text that differs from the last one.
 pub const RENEWED_ANNOTATION: &str = "ocibuild.dev/renewed";

@@ -41,7 +41,8 @@ pub(super) const OBJECT_NAME: &str = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9]
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.failure.reason", priority = "1"),
     printcolumn(name = "Tar", type_ = "string", json_path = ".status.tar.location", priority = "1"),
-    printcolumn(name = "Pod", type_ = "string", json_path = ".status.pod.name", priority = "1")
+    printcolumn(name = "Pod", type_ = "string", json_path = ".status.pod.name", priority = "1"),
+    printcolumn(name = "Queue", type_ = "integer", json_path = ".status.queue.position", priority = "1")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(cel)]

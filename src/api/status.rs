@@ -19,9 +19,17 @@ pub struct OciBuildStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_rebuild: Option<String>,
 
+    /// Text of the annotation `ocibuild.dev/cancel` that was there when the build began, or that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_cancel: Option<String>,
+
     /// Where the build stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
+
+    /// The build's place in the queue, while it waits for its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueStatus>,
 
     /// `Ready`, `Reconciling` and `Stalled` by the kstatus convention.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -52,11 +60,15 @@ pub struct OciBuildStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<MicroTime>,
 
+    /// When the next attempt begins, after one that was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_time: Option<MicroTime>,
+
     /// When the build ended, well or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<MicroTime>,
 
-    /// From the first attempt's begin to the build's end, for example `12.3s`.
+    /// From the first attempt's begin to the build's end, for example `12.3s`. Waiting in the queue does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
 
@@ -92,6 +104,8 @@ pub struct OciBuildStatus {
 pub enum Phase {
     /// The build waits for its pod or for what the pod needs.
     Pending,
+    /// The build waits for its turn: the operator's limits, a ResourceQuota or a scheduling gate hold it back.
+    Queued,
     /// The build's container runs.
     Running,
     /// The image was built, and pushed if asked for.
@@ -107,6 +121,20 @@ impl Phase {
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed)
     }
+}
+
+/// A build's place in the queue.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueStatus {
+    /// How many turns the build is away, from 1, in the operator's queue; it is brought up to date every now and then. None where
+    /// something else holds the build back: the condition `Ready` says what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub position: Option<i32>,
+
+    /// Since when the build waits.
+    pub since: MicroTime,
 }
 
 /// The image that was built.
@@ -217,6 +245,10 @@ pub struct Progress {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Timings {
+    /// Waiting in the queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queued: Option<String>,
+
     /// From the build's begin to the start of its container: scheduling, volumes, images, lost attempts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_start: Option<String>,

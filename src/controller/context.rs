@@ -18,7 +18,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use super::{apply::Writer, isolation::Nodes, metrics::Metrics, progress::ProgressReader};
+use super::{apply::Writer, isolation::Nodes, metrics::Metrics, progress::ProgressReader, turns::Turns};
 use crate::{
     api::{OciBuild, RENEWED_ANNOTATION},
     plan::{OperatorConfig, pod::BUILD_LABEL},
@@ -32,6 +32,7 @@ pub struct Context {
     pub(super) pods: Store<Pod>,
     pub(super) pods_ready: watch::Receiver<bool>,
     pub(super) nodes: Nodes,
+    pub(super) turns: Arc<Turns>,
     pub(super) progress: ProgressReader,
     pub(super) recorder: Recorder,
     pub(super) metrics: Arc<Metrics>,
@@ -47,6 +48,7 @@ impl Context {
         config: OperatorConfig,
         pods: Store<Pod>,
         pods_ready: watch::Receiver<bool>,
+        turns: Arc<Turns>,
         recorder: Recorder,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -57,6 +59,7 @@ impl Context {
             pods,
             pods_ready,
             nodes: Nodes::new(client.clone()),
+            turns,
             progress: ProgressReader::default(),
             recorder,
             metrics,
@@ -93,17 +96,15 @@ impl Context {
     }
 
     /// Forgets what was written of an object that needs no more work, or is gone.
-    pub(super) fn forget(&self, build: &OciBuild) {
-        let uid = build.uid().unwrap_or_default();
-        locked(&self.written).remove(&uid);
-        locked(&self.renewed).remove(&uid);
+    pub(super) fn forget(&self, uid: &str) {
+        locked(&self.written).remove(uid);
+        locked(&self.renewed).remove(uid);
+        self.turns.leave(uid);
     }
 
     /// Forgets an object that was deleted, also where no reconcile sees it any more.
     pub(super) fn forget_deleted(&self, build: &DeserializeGuard<OciBuild>) {
-        let uid = build.uid().unwrap_or_default();
-        locked(&self.written).remove(&uid);
-        locked(&self.renewed).remove(&uid);
+        self.forget(&build.uid().unwrap_or_default());
         self.clear_failures(build);
     }
 

@@ -23,6 +23,11 @@ pub enum PodState {
     Absent,
     /// A pod of that name belongs to something else, for example to a deleted build of the same name.
     Foreign,
+    /// A scheduling gate holds it back (KEP-3521).
+    Gated {
+        /// In the scheduler's words.
+        message: String,
+    },
     /// It waits for a node, for volumes or for images.
     Waiting(Waiting),
     /// The build's container runs.
@@ -94,6 +99,10 @@ pub fn diagnose(pod: Option<&Pod>, owner: &str, now: Timestamp) -> PodState {
     }
     if build.and_then(|build| build.state.as_ref()).is_some_and(|state| state.running.is_some()) {
         return PodState::Running(Running { address: status.pod_ip.clone() });
+    }
+    if let Some(gate) = condition(pod, "PodScheduled").filter(|scheduled| scheduled.reason.as_deref() == Some("SchedulingGated"))
+    {
+        return PodState::Gated { message: gate.message.clone().unwrap_or_default() };
     }
     PodState::Waiting(waiting(pod, build, daemon))
 }

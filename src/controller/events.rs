@@ -47,7 +47,7 @@ pub fn transition(before: &OciBuildStatus, after: &OciBuildStatus) -> Option<Tra
     match after.phase? {
         Phase::Pending if ready.reason == "Pending" => None,
         Phase::Pending => told(true, &ready.reason, ready.message.clone()),
-        Phase::Suspended => told(false, &ready.reason, ready.message.clone()),
+        Phase::Queued | Phase::Suspended => told(false, &ready.reason, ready.message.clone()),
         Phase::Running => {
             let pod = after.pod.clone().unwrap_or_default();
             told(false, "Building", format!("pod {} builds on node {}", pod.name, pod.node.unwrap_or_default()))

@@ -5,28 +5,44 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::diagnose::{PodState, Running, Wait, Waiting};
+use super::{
+    diagnose::{PodState, Running, Wait, Waiting},
+    queue::Turn,
+};
 use crate::{
-    api::{FailureReason, OciBuild, Phase, REBUILD_ANNOTATION},
+    api::{CANCEL_ANNOTATION, FailureReason, OciBuild, Phase, REBUILD_ANNOTATION},
     plan::{Attempt, operator_config::Waits},
     runner::result::{BuildFailure, BuildResult, Outcome},
 };
 
-/// Which build is wanted: a generation of the spec, and the text by which another build of the same generation is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The longest pause before a retry, also where a server asks for a longer one.
+const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+/// The first pause before a retry after a pod was lost, and after a registry did not serve. Each further one is four times as long.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_PAUSE_OF_REGISTRY: Duration = Duration::from_secs(10);
+/// Longest pause that the operator takes by itself.
+const LONGEST_OWN_PAUSE: Duration = Duration::from_mins(5);
+
+/// Which build is wanted: a generation of the spec, the text by which another build of the same generation is asked for, and the
+/// text by which a build is cancelled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Generation of the spec.
     pub generation: i64,
-    /// Text of the annotation, if there is one.
+    /// Text of the annotation that asks for another build, if there is one.
     pub rebuild: Option<String>,
+    /// Text of the annotation that cancels, if there is one.
+    pub cancel: Option<String>,
 }
 
 impl Wanted {
     /// What the object asks for.
     pub fn of(build: &OciBuild) -> Self {
+        let annotation = |name: &str| build.metadata.annotations.as_ref().and_then(|annotations| annotations.get(name).cloned());
         Self {
             generation: build.metadata.generation.unwrap_or_default(),
-            rebuild: build.metadata.annotations.as_ref().and_then(|annotations| annotations.get(REBUILD_ANNOTATION).cloned()),
+            rebuild: annotation(REBUILD_ANNOTATION),
+            cancel: annotation(CANCEL_ANNOTATION),
         }
     }
 }
@@ -38,6 +54,8 @@ pub struct Recorded {
     pub generation: Option<i64>,
     /// Text of the annotation that was handled.
     pub rebuild: Option<String>,
+    /// Text of the annotation that was there when the build began: it does not cancel this one.
+    pub cancel: Option<String>,
     /// Number of the attempt.
     pub attempt: Option<Attempt>,
     /// First attempt of the current build.
@@ -48,6 +66,10 @@ pub struct Recorded {
     pub pod_seen: bool,
     /// When the first attempt of the build began.
     pub started: Option<Timestamp>,
+    /// Since when the build waits in the queue, if it does.
+    pub queued: Option<Timestamp>,
+    /// When the attempt may begin.
+    pub retry: Option<Timestamp>,
 }
 
 impl Recorded {
@@ -57,11 +79,14 @@ impl Recorded {
         Self {
             generation: status.observed_generation,
             rebuild: status.observed_rebuild.clone(),
+            cancel: status.observed_cancel.clone(),
             attempt: status.attempt.and_then(Attempt::from_number),
             first_attempt: status.first_attempt.and_then(Attempt::from_number),
             phase: status.phase,
             pod_seen: status.pod.as_ref().is_some_and(|pod| pod.uid.is_some()),
             started: status.start_time.as_ref().map(|time| time.0),
+            queued: status.queue.as_ref().map(|queue| queue.since.0),
+            retry: status.retry_time.as_ref().map(|time| time.0),
         }
     }
 
@@ -91,20 +116,36 @@ pub struct Limits {
 pub enum Decision {
     /// The wanted build has ended and is written down: nothing to do.
     Settled,
-    /// Write down a new attempt, then make its pod. `after` is what ended the attempt before it.
+    /// It is not the build's turn: write down the attempt that it waits for, and its place.
+    Queue {
+        /// The attempt.
+        attempt: Attempt,
+        /// The first attempt of this build.
+        first_attempt: Attempt,
+        /// How many turns it is away, from 1.
+        position: usize,
+    },
+    /// Something else, such as Kueue, holds the pod back by a scheduling gate (KEP-3521): leave it alone.
+    Gated {
+        /// In the scheduler's words.
+        message: String,
+    },
+    /// Write down a new attempt, then make its pod.
     Begin {
         /// The new attempt.
         attempt: Attempt,
         /// The first attempt of this build.
         first_attempt: Attempt,
         /// What ended the attempt before it.
-        after: Option<BuildFailure>,
+        after: Option<Lost>,
     },
     /// The attempt is written down: make its pod.
     CreatePod {
         /// The attempt.
         attempt: Attempt,
     },
+    /// The attempt is written down, and its time has not come.
+    Pause(Duration),
     /// Wait, for `message`; look again at the latest when `recheck` is over.
     Wait {
         /// What the build waits for; empty while nothing is wrong.
@@ -120,24 +161,40 @@ pub enum Decision {
     Finish(BuildResult),
 }
 
+/// What ended an attempt that is followed by another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lost {
+    /// What ended it.
+    pub failure: BuildFailure,
+    /// When the next one may begin.
+    pub retry: Timestamp,
+}
+
 /// What to do next with a build.
-pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Limits, now: Timestamp) -> Decision {
+pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Limits, turn: Turn, now: Timestamp) -> Decision {
+    let begin = |attempt, first_attempt| match turn {
+        Turn::Granted => Decision::Begin { attempt, first_attempt, after: None },
+        Turn::Waiting { position } => Decision::Queue { attempt, first_attempt, position },
+    };
     if !recorded.is(wanted) {
         let same_generation = recorded.generation == Some(wanted.generation);
         let attempt = recorded.attempt.filter(|_| same_generation).map_or(Attempt::FIRST, Attempt::next);
-        return Decision::Begin { attempt, first_attempt: attempt, after: None };
+        return begin(attempt, attempt);
     }
     if recorded.is_settled(wanted) {
         return Decision::Settled;
     }
-    let Some(attempt) = recorded.attempt else {
-        return Decision::Begin { attempt: Attempt::FIRST, first_attempt: Attempt::FIRST, after: None };
-    };
+    if wanted.cancel.is_some() && wanted.cancel != recorded.cancel {
+        let message = format!("cancelled by the annotation {CANCEL_ANNOTATION}");
+        return Decision::Finish(BuildResult::failed(BuildFailure::new(FailureReason::Cancelled, message)));
+    }
+    let Some(attempt) = recorded.attempt else { return begin(Attempt::FIRST, Attempt::FIRST) };
     let first_attempt = recorded.first_attempt.unwrap_or(attempt);
     let retry_or_fail = |failure: BuildFailure| {
         let used = attempt.number() - first_attempt.number();
         if failure.reason.is_retryable() && used < limits.retries {
-            Decision::Begin { attempt: attempt.next(), first_attempt, after: Some(failure) }
+            let retry = now + pause(&failure, used);
+            Decision::Begin { attempt: attempt.next(), first_attempt, after: Some(Lost { failure, retry }) }
         } else {
             Decision::Finish(BuildResult::failed(failure))
         }
@@ -147,12 +204,17 @@ pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Lim
             FailureReason::PodDeleted,
             format!("the pod of attempt {attempt} was deleted before its build had ended"),
         )),
-        PodState::Absent => Decision::CreatePod { attempt },
+        PodState::Absent => match (turn, left(recorded.retry, now)) {
+            (Turn::Waiting { position }, _) => Decision::Queue { attempt, first_attempt, position },
+            (Turn::Granted, Some(left)) => Decision::Pause(left),
+            (Turn::Granted, None) => Decision::CreatePod { attempt },
+        },
         PodState::Foreign => Decision::Wait {
             message: "a pod of this name belongs to a deleted build; waiting until it is gone".to_owned(),
             reason: None,
             recheck: Some(Duration::from_secs(1)),
         },
+        PodState::Gated { message } => Decision::Gated { message: message.clone() },
         PodState::Waiting(waiting) => wait(waiting, limits, now),
         PodState::Running(running) => Decision::Track(running.clone()),
         PodState::Terminating(failure) => Decision::Wait {
@@ -169,6 +231,21 @@ pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Lim
         },
         PodState::Lost(failure) => retry_or_fail(failure.clone()),
     }
+}
+
+/// How long to wait before the next attempt: longer each time, and no shorter than a registry asks for.
+fn pause(failure: &BuildFailure, used: i32) -> Duration {
+    let is_of_registry = matches!(failure.reason, FailureReason::RegistryUnavailable | FailureReason::RegistryRateLimited);
+    let first = if is_of_registry { FIRST_PAUSE_OF_REGISTRY } else { FIRST_PAUSE };
+    let own = first.saturating_mul(4_u32.saturating_pow(used.unsigned_abs())).min(LONGEST_OWN_PAUSE);
+    let asked = failure.retry_after.map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds.into()));
+    own.max(asked).min(LONGEST_PAUSE)
+}
+
+/// What is left of a pause. A pause longer than any that is taken comes from a clock that was set back: it is over.
+fn left(until: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
+    let left = Duration::try_from(until?.duration_since(now)).ok()?;
+    (!left.is_zero() && left <= LONGEST_PAUSE).then_some(left)
 }
 
 fn wait(waiting: &Waiting, limits: &Limits, now: Timestamp) -> Decision {

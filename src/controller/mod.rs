@@ -8,9 +8,11 @@ mod isolation;
 pub mod lifecycle;
 mod metrics;
 mod progress;
+pub mod queue;
 mod reconcile;
 mod server;
 pub mod summarise;
+mod turns;
 mod watch;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -25,7 +27,7 @@ use kube::{
 use kube_lease_manager::LeaseManagerBuilder;
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch::Receiver};
 
-use self::{metrics::Metrics, server::Readiness};
+use self::{metrics::Metrics, server::Readiness, turns::Turns};
 use crate::{api::OciBuild, plan::OperatorConfig};
 
 /// Annotation, in the cache only, that keeps a pod's node when its spec is dropped.
@@ -97,9 +99,11 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let recorder = Recorder::new(client.clone(), reporter);
     let namespaces: Vec<Option<String>> =
         if config.watch_namespaces.is_empty() { vec![None] } else { config.watch_namespaces.iter().cloned().map(Some).collect() };
-    let controllers = namespaces
-        .into_iter()
-        .map(|namespace| tokio::spawn(watch::run(client.clone(), namespace, config.clone(), recorder.clone(), metrics.clone())));
+    let turns = Arc::new(Turns::new(client.clone(), config.queue));
+    let controllers = namespaces.into_iter().map(|namespace| {
+        let watched = watch::Watched { namespace, turns: turns.clone() };
+        tokio::spawn(watch::run(client.clone(), watched, config.clone(), recorder.clone(), metrics.clone()))
+    });
     tokio::select! {
         _ = select_all(controllers) => anyhow::bail!("a watch ended by itself"),
         _ = leadership(&mut leads, false) => {

@@ -16,7 +16,9 @@ use super::{
     diagnose::{PodState, Running, diagnose},
     events,
     lifecycle::{Decision, Limits, Recorded, Wanted, decide},
+    queue::{Ticket, Turn},
     summarise::{Facts, Standing, summarise},
+    turns::HELD,
 };
 use crate::{
     api::{BuildPod, FailureReason, Isolation, OciBuild, OciBuildStatus, Phase},
@@ -34,8 +36,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a running build's progress is read.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
-/// How long to wait before a pod that a quota refused is tried again.
-const QUOTA_INTERVAL: Duration = Duration::from_secs(5);
+/// How long to wait before a pod that was refused for now is tried again.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(5);
 /// The watches tell what happens. Should one lose a wake-up, a build is looked at again after this long.
 const LOST_WAKE_UP: Duration = Duration::from_secs(30);
 /// More steps than any build takes in one reconcile; a bound against a fault of ours.
@@ -98,7 +100,7 @@ pub async fn reconcile(object: Arc<DeserializeGuard<OciBuild>>, context: Arc<Con
         }
     };
     if cached.metadata.deletion_timestamp.is_some() {
-        context.forget(cached);
+        context.forget(&cached.uid().unwrap_or_default());
         return Ok(Action::await_change());
     }
     context.pods_ready.clone().wait_for(|ready| *ready).await.map_err(|_| ReconcileError::Watch)?;
@@ -176,21 +178,41 @@ impl<'a> Reconciling<'a> {
                 self.write(&plan, pod.as_deref(), &Standing::Finished(&result)).await?;
             }
         }
+        let priority = self.context.turns.priority(plan.priority_class.as_deref()).await;
         for _ in 0..STEPS_LIMIT {
             let recorded = Recorded::of(&self.build);
             let pod = self.recorded_pod(&recorded);
             let now = Timestamp::now();
             let state = diagnose(pod.as_deref(), &self.uid, now);
-            match decide(&self.wanted, &recorded, &state, &limits, now) {
+            let turn = self.turn(&recorded, &state, priority, now);
+            match decide(&self.wanted, &recorded, &state, &limits, turn, now) {
                 Decision::Settled => return self.settle(pod.as_deref(), &state).await,
                 Decision::Begin { attempt, first_attempt, after } => {
                     self.write(&plan, None, &Standing::Begun { attempt, first_attempt, after: after.as_ref() }).await?;
                 }
+                Decision::Queue { attempt, first_attempt, position } => {
+                    let message = format!("the build waits for its turn: it is number {position} in the operator's queue");
+                    let position = Some(position);
+                    let standing = Standing::Queued { attempt, first_attempt, position, reason: "Queued", message: &message };
+                    self.write(&plan, None, &standing).await?;
+                    self.delete_predecessors(Some((attempt, first_attempt))).await?;
+                    return Ok(self.again_in(self.context.turns.recheck()));
+                }
+                Decision::Gated { message } => {
+                    let attempt = recorded.attempt.unwrap_or(Attempt::FIRST);
+                    let first_attempt = recorded.first_attempt.unwrap_or(attempt);
+                    let standing =
+                        Standing::Queued { attempt, first_attempt, position: None, reason: "Gated", message: &message };
+                    self.write(&plan, pod.as_deref(), &standing).await?;
+                    return Ok(self.again_in(LOST_WAKE_UP));
+                }
                 Decision::CreatePod { attempt } => {
-                    if let Some(action) = self.create(&plan, attempt, recorded.first_attempt.unwrap_or(attempt)).await? {
+                    let ticket = self.ticket(&recorded, priority, now);
+                    if let Some(action) = self.create(&plan, &ticket, attempt, recorded.first_attempt.unwrap_or(attempt)).await? {
                         return Ok(action);
                     }
                 }
+                Decision::Pause(left) => return Ok(self.again_in(left + Duration::from_millis(50))),
                 Decision::Wait { message, reason, recheck } => {
                     // A pod that starts as it should is not worth a write.
                     let troubled = pod.as_deref().filter(|_| reason.is_some());
@@ -204,6 +226,20 @@ impl<'a> Reconciling<'a> {
         Err(ReconcileError::Unsettled)
     }
 
+    /// A build whose pod is there has its turn, whatever the limits are now.
+    fn turn(&self, recorded: &Recorded, pod: &PodState, priority: i32, now: Timestamp) -> Turn {
+        if recorded.is(&self.wanted) && !matches!(pod, PodState::Absent | PodState::Foreign) {
+            self.context.turns.resume(&self.uid, &self.namespace);
+            return Turn::Granted;
+        }
+        self.context.turns.turn(&self.uid, &self.ticket(recorded, priority, now))
+    }
+
+    fn ticket(&self, recorded: &Recorded, priority: i32, now: Timestamp) -> Ticket {
+        let since = recorded.queued.filter(|_| recorded.is(&self.wanted)).unwrap_or(now);
+        Ticket { namespace: self.namespace.clone(), name: self.name.clone(), priority, since }
+    }
+
     fn recorded_pod(&self, recorded: &Recorded) -> Option<Arc<Pod>> {
         let (attempt, generation) = recorded.attempt.zip(recorded.generation)?;
         self.context.pods.get(&ObjectRef::new(&pod_name(&self.name, generation, attempt)).within(&self.namespace))
@@ -215,7 +251,7 @@ impl<'a> Reconciling<'a> {
         let status = summarise(&before, &self.facts(None, None, None), &Standing::Suspended);
         self.write_status(status).await?;
         self.delete_predecessors(None).await?;
-        self.context.forget(&self.build);
+        self.context.forget(&self.uid);
         Ok(Action::await_change())
     }
 
@@ -233,7 +269,7 @@ impl<'a> Reconciling<'a> {
         let status = summarise(&before, &facts, &Standing::Finished(&BuildResult::failed(failure)));
         self.write_status(status).await?;
         self.delete_predecessors(None).await?;
-        self.context.forget(&self.build);
+        self.context.forget(&self.uid);
         Ok(Action::await_change())
     }
 
@@ -242,7 +278,7 @@ impl<'a> Reconciling<'a> {
         if let (Some(pod), PodState::Waiting(_) | PodState::Running(_)) = (pod, state) {
             self.context.writer.delete_pod(pod).await?;
         }
-        self.context.forget(&self.build);
+        self.context.forget(&self.uid);
         self.retain().await
     }
 
@@ -264,6 +300,7 @@ impl<'a> Reconciling<'a> {
     async fn create(
         &mut self,
         plan: &Validated,
+        ticket: &Ticket,
         attempt: Attempt,
         first_attempt: Attempt,
     ) -> Result<Option<Action>, ReconcileError> {
@@ -279,9 +316,9 @@ impl<'a> Reconciling<'a> {
                         claim.name_any()
                     );
                     let failure = BuildFailure::new(FailureReason::InvalidSpec, message);
-                    return self.refused(plan, Refusal { failure, may_pass, by_pod_security: false }).await;
+                    return self.refused(plan, ticket, Refusal { failure, may_pass, by_pod_security: false }).await;
                 }
-                Creation::Refused(refusal) => return self.refused(plan, refusal).await,
+                Creation::Refused(refusal) => return self.refused(plan, ticket, refusal).await,
             }
         }
         let isolation = self.context.nodes.resolve(plan.isolation, &self.context.config).await?;
@@ -295,6 +332,9 @@ impl<'a> Reconciling<'a> {
         {
             creation = self.create_pod(plan, attempt, PodIsolation::Rootless).await?;
         }
+        if matches!(creation, Creation::Done(_)) && Recorded::of(&self.build).phase == Some(Phase::Queued) {
+            self.write(plan, None, &Standing::Created).await?;
+        }
         match creation {
             Creation::Done(Made::Now) => {
                 tracing::info!(build = self.name, namespace = self.namespace, generation = plan.generation, %attempt, "the pod was made");
@@ -307,7 +347,7 @@ impl<'a> Reconciling<'a> {
                 self.write(plan, None, &Standing::Waiting { message, reason: None }).await?;
                 Ok(Some(self.again_in(Duration::from_secs(1))))
             }
-            Creation::Refused(refusal) => self.refused(plan, refusal).await,
+            Creation::Refused(refusal) => self.refused(plan, ticket, refusal).await,
         }
     }
 
@@ -316,14 +356,23 @@ impl<'a> Reconciling<'a> {
         Ok(self.context.writer.create_pod(&pod, &self.uid).await?)
     }
 
-    /// A refusal that may pass is waited out, as long as for a node; any other ends the build.
-    async fn refused(&mut self, plan: &Validated, refusal: Refusal) -> Result<Option<Action>, ReconcileError> {
-        let waited = Recorded::of(&self.build).started.map(|started| Timestamp::now().duration_since(started).unsigned_abs());
+    /// A refusal that may pass is waited out: that of a quota in the queue, another as long as for a node. Any other ends the build.
+    async fn refused(&mut self, plan: &Validated, ticket: &Ticket, refusal: Refusal) -> Result<Option<Action>, ReconcileError> {
+        let recorded = Recorded::of(&self.build);
+        let failure = &refusal.failure;
+        if let Some(attempt) = recorded.attempt.filter(|_| failure.reason == FailureReason::QuotaExceeded) {
+            self.context.turns.hold(&self.uid, ticket);
+            let first_attempt = recorded.first_attempt.unwrap_or(attempt);
+            let (reason, message) = (failure.reason.as_str(), failure.message.as_str());
+            self.write(plan, None, &Standing::Queued { attempt, first_attempt, position: None, reason, message }).await?;
+            return Ok(Some(self.again_in(HELD)));
+        }
+        let since = recorded.started.or(recorded.queued);
+        let waited = since.map(|since| Timestamp::now().duration_since(since).unsigned_abs());
         let has_time = waited.is_none_or(|waited| waited < self.context.config.waits.schedule.0);
         if refusal.may_pass && has_time {
-            let failure = &refusal.failure;
             self.write(plan, None, &Standing::Waiting { message: &failure.message, reason: Some(failure.reason) }).await?;
-            return Ok(Some(self.again_in(QUOTA_INTERVAL)));
+            return Ok(Some(self.again_in(REFUSED_INTERVAL)));
         }
         self.finish_refused(plan, refusal.failure).await
     }

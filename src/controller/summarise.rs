@@ -8,11 +8,11 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::lifecycle::Wanted;
+use super::lifecycle::{Lost, Wanted};
 use crate::{
     api::{
         BuildImage, BuildPod, BuildTar, Condition, ConditionType, Failure, FailureReason, LastSuccess, OciBuildStatus, Phase,
-        Progress, TargetImage, Timings,
+        Progress, QueueStatus, TargetImage, Timings,
     },
     plan::{Attempt, duration::format_duration},
     runner::result::{BuildFailure, BuildResult, BuiltImage, Outcome, WrittenTar},
@@ -21,6 +21,8 @@ use crate::{
 
 /// Longest text of a failure's message and log excerpt in the status.
 const TEXT_LIMIT: usize = 4096;
+/// While nothing is wrong with a pod that does not run yet.
+const STARTING: &str = "the build's pod is being started";
 /// Most warnings in the status.
 const WARNINGS_LIMIT: usize = 10;
 
@@ -34,8 +36,23 @@ pub enum Standing<'a> {
         /// The first attempt of this build.
         first_attempt: Attempt,
         /// What ended the attempt before it.
-        after: Option<&'a BuildFailure>,
+        after: Option<&'a Lost>,
     },
+    /// Something holds it back before its pod may run: the attempt is written down and has not begun.
+    Queued {
+        /// The attempt.
+        attempt: Attempt,
+        /// The first attempt of this build.
+        first_attempt: Attempt,
+        /// Its place in the operator's queue, if that is what it waits in.
+        position: Option<usize>,
+        /// The condition's reason.
+        reason: &'static str,
+        /// What it waits for.
+        message: &'a str,
+    },
+    /// Its turn has come: the pod was made.
+    Created,
     /// It waits.
     Waiting {
         /// For what; empty while nothing is wrong.
@@ -79,13 +96,27 @@ pub fn summarise(before: &OciBuildStatus, facts: &Facts<'_>, standing: &Standing
     }
     match standing {
         Standing::Begun { attempt, first_attempt, after } => begin(&mut status, before, facts, *attempt, *first_attempt, *after),
+        Standing::Queued { attempt, first_attempt, position, reason, message } => {
+            queue(&mut status, before, facts, *attempt, *first_attempt);
+            let position = position.and_then(|position| i32::try_from(position).ok());
+            let since = before.queue.as_ref().filter(|_| status.attempt == before.attempt).map(|queue| queue.since.clone());
+            status.queue = Some(QueueStatus { position, since: since.unwrap_or(MicroTime(facts.now)) });
+            status.conditions = conditions_in_progress(before, facts, reason, message);
+        }
+        Standing::Created => {
+            start(&mut status, facts);
+            status.phase = Some(Phase::Pending);
+            status.conditions = conditions_in_progress(before, facts, "Pending", STARTING);
+        }
         Standing::Waiting { message, reason } => {
+            start(&mut status, facts);
             status.phase = Some(Phase::Pending);
             let reason = reason.map_or("Pending", FailureReason::as_str);
-            let message = if message.is_empty() { "the build's pod is being started" } else { message };
+            let message = if message.is_empty() { STARTING } else { message };
             status.conditions = conditions_in_progress(before, facts, reason, message);
         }
         Standing::Running { progress } => {
+            start(&mut status, facts);
             status.phase = Some(Phase::Running);
             if progress.is_some() {
                 status.progress.clone_from(progress);
@@ -104,36 +135,74 @@ fn begin(
     facts: &Facts<'_>,
     attempt: Attempt,
     first_attempt: Attempt,
-    after: Option<&BuildFailure>,
+    after: Option<&Lost>,
 ) {
+    let is_retry = after.is_some();
     *status = OciBuildStatus {
         observed_generation: Some(facts.wanted.generation),
         observed_rebuild: facts.wanted.rebuild.clone().or_else(|| before.observed_rebuild.clone()),
+        // What was there before the build began does not cancel it.
+        observed_cancel: if is_retry { before.observed_cancel.clone() } else { facts.wanted.cancel.clone() },
         phase: Some(Phase::Pending),
         image: facts.reference.as_ref().map(|reference| BuildImage { reference: reference.clone(), ..BuildImage::default() }),
-        start_time: Some(before.start_time.clone().filter(|_| after.is_some()).unwrap_or(MicroTime(facts.now))),
+        start_time: Some(before.start_time.clone().filter(|_| is_retry).unwrap_or(MicroTime(facts.now))),
+        retry_time: after.map(|lost| MicroTime(lost.retry)),
+        timings: before.timings.clone().filter(|_| is_retry),
         attempt: Some(attempt.number()),
         first_attempt: Some(first_attempt.number()),
         last_success: before.last_success.clone(),
-        warnings: after.map_or_else(Vec::new, |failure| {
+        warnings: after.map_or_else(Vec::new, |Lost { failure, .. }| {
             let lost = format!("attempt {} was lost: {}: {}", attempt.number() - 1, failure.reason, failure.message);
             before.warnings.iter().cloned().chain([shortened(&lost, 512)]).take(WARNINGS_LIMIT).collect()
         }),
         ..OciBuildStatus::default()
     };
     let (reason, message) = match after {
-        Some(failure) => {
-            ("Retrying", format!("attempt {attempt} begins; the one before was lost: {}: {}", failure.reason, failure.message))
+        Some(Lost { failure, retry }) => {
+            let seconds = retry.duration_since(facts.now).as_secs();
+            let lost = format!("the one before was lost: {}: {}", failure.reason, failure.message);
+            ("Retrying", format!("attempt {attempt} begins in {seconds}s; {lost}"))
         }
-        None => ("Pending", "the build's pod is being started".to_owned()),
+        None => ("Pending", STARTING.to_owned()),
     };
     status.conditions = conditions_in_progress(before, facts, reason, &message);
+}
+
+/// A build that waits for its turn. Of the last attempt's build nothing is left; of one that was tried before, its begin.
+fn queue(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>, attempt: Attempt, first_attempt: Attempt) {
+    let is_same = before.observed_generation == Some(facts.wanted.generation) && before.attempt == Some(attempt.number());
+    let is_retry = is_same && attempt > first_attempt;
+    let pod = status.pod.take().filter(|_| is_same);
+    *status = OciBuildStatus {
+        observed_generation: Some(facts.wanted.generation),
+        observed_rebuild: facts.wanted.rebuild.clone().or_else(|| before.observed_rebuild.clone()),
+        observed_cancel: if is_same { before.observed_cancel.clone() } else { facts.wanted.cancel.clone() },
+        phase: Some(Phase::Queued),
+        image: facts.reference.as_ref().map(|reference| BuildImage { reference: reference.clone(), ..BuildImage::default() }),
+        start_time: before.start_time.clone().filter(|_| is_retry),
+        attempt: Some(attempt.number()),
+        first_attempt: Some(first_attempt.number()),
+        last_success: before.last_success.clone(),
+        warnings: if is_retry { before.warnings.clone() } else { Vec::new() },
+        pod,
+        ..OciBuildStatus::default()
+    };
+}
+
+/// The wait for its turn, if there was one, is over: from here on it is the build's own time.
+fn start(status: &mut OciBuildStatus, facts: &Facts<'_>) {
+    status.start_time.get_or_insert(MicroTime(facts.now));
+    if let Some(queue) = status.queue.take() {
+        let waited = Duration::try_from(facts.now.duration_since(queue.since.0)).unwrap_or_default();
+        status.timings = Some(Timings { queued: Some(format_duration(waited)), ..Timings::default() });
+    }
 }
 
 fn suspend(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>) {
     *status = OciBuildStatus {
         observed_generation: Some(facts.wanted.generation),
         observed_rebuild: before.observed_rebuild.clone(),
+        observed_cancel: facts.wanted.cancel.clone(),
         phase: Some(Phase::Suspended),
         last_success: before.last_success.clone(),
         ..OciBuildStatus::default()
@@ -147,6 +216,9 @@ fn finish(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_
     let took = took.and_then(|took| Duration::try_from(took).ok());
     status.observed_generation = Some(facts.wanted.generation);
     status.observed_rebuild = facts.wanted.rebuild.clone().or_else(|| before.observed_rebuild.clone());
+    status.observed_cancel.clone_from(&facts.wanted.cancel);
+    status.retry_time = None;
+    status.queue = None;
     status.completion_time = Some(MicroTime(facts.now));
     status.duration = took.map(format_duration);
     status.timings = Some(timings(before, result));
@@ -262,6 +334,7 @@ fn timings(before: &OciBuildStatus, result: &BuildResult) -> Timings {
         .zip(before.start_time.as_ref())
         .and_then(|(started, begun)| u64::try_from(started.saturating_sub(begun.0.as_millisecond())).ok());
     Timings {
+        queued: before.timings.as_ref().and_then(|timings| timings.queued.clone()),
         pod_start: text(pod_start),
         daemon: text(result.timings.daemon),
         source: text(result.timings.source),

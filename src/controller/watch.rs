@@ -11,25 +11,36 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::DeserializeGuard,
-    runtime::{Controller, WatchStreamExt, controller, events::Recorder, reflector, watcher},
+    runtime::{Controller, WatchStreamExt, controller, events::Recorder, reflector, reflector::ObjectRef, watcher},
 };
+use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
     NODE_ANNOTATION,
     context::Context,
     metrics::Metrics,
     reconcile::{error_policy, reconcile},
+    turns::Turns,
 };
 use crate::{
-    api::{OciBuild, REBUILD_ANNOTATION},
+    api::{CANCEL_ANNOTATION, OciBuild, Phase, REBUILD_ANNOTATION},
     plan::{
         OperatorConfig,
         pod::{ISOLATION_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL},
     },
 };
 
+/// What one watch is for.
+pub struct Watched {
+    /// The namespace, or all.
+    pub namespace: Option<String>,
+    /// The queue that all watches share.
+    pub turns: Arc<Turns>,
+}
+
 /// Watches one namespace, or all, and reconciles what is there.
-pub async fn run(client: Client, namespace: Option<String>, config: OperatorConfig, recorder: Recorder, metrics: Arc<Metrics>) {
+pub async fn run(client: Client, watched: Watched, config: OperatorConfig, recorder: Recorder, metrics: Arc<Metrics>) {
+    let Watched { namespace, turns } = watched;
     let builds: Api<DeserializeGuard<OciBuild>> = scoped(&client, namespace.as_deref());
     let pods: Api<Pod> = scoped(&client, namespace.as_deref());
     let (build_store, build_writer) = reflector::store();
@@ -45,8 +56,13 @@ pub async fn run(client: Client, namespace: Option<String>, config: OperatorConf
         }
         pods_ready.closed().await;
     });
-    let context = Arc::new(Context::new(&client, config, pod_store, ready_pods, recorder, metrics));
-    let remembered = context.clone();
+    let here = namespace.clone();
+    let next_turns = UnboundedReceiverStream::new(turns.listen()).filter_map(move |(namespace, name)| {
+        let is_here = here.as_ref().is_none_or(|here| *here == namespace);
+        ready(is_here.then(|| ObjectRef::new(&name).within(&namespace)))
+    });
+    let context = Arc::new(Context::new(&client, config, pod_store, ready_pods, turns, recorder, metrics));
+    let (remembered, mut is_first_list) = (context.clone(), true);
     let build_events = watcher(builds, watcher::Config::default())
         .default_backoff()
         .modify(|build| {
@@ -54,10 +70,16 @@ pub async fn run(client: Client, namespace: Option<String>, config: OperatorConf
             build.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
         })
         .reflect(build_writer)
-        .inspect_ok(move |event| {
-            if let watcher::Event::Delete(build) = event {
-                remembered.forget_deleted(build);
+        .inspect_ok(move |event| match event {
+            watcher::Event::Delete(build) => remembered.forget_deleted(build),
+            // Before anybody gets a turn: those that have one already.
+            watcher::Event::InitApply(build) if is_first_list => {
+                if let Some(build) = build.0.as_ref().ok().filter(|build| has_turn(build)) {
+                    remembered.turns.resume(&build.uid().unwrap_or_default(), &build.namespace().unwrap_or_default());
+                }
             }
+            watcher::Event::InitDone => is_first_list = false,
+            _ => {}
         });
     let pod_events = watcher(pods, watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")))
         .default_backoff()
@@ -66,10 +88,17 @@ pub async fn run(client: Client, namespace: Option<String>, config: OperatorConf
 
     Controller::for_stream(changed(build_events, build_fingerprint), build_store)
         .owns_stream(changed(pod_events, pod_fingerprint))
+        .reconcile_on(next_turns)
         .with_config(controller::Config::default().concurrency(concurrency))
         .run(reconcile, error_policy, context)
         .for_each(|_| ready(()))
         .await;
+}
+
+/// Whether a build ran when this operator started.
+fn has_turn(build: &OciBuild) -> bool {
+    let phase = build.status.as_ref().and_then(|status| status.phase);
+    matches!(phase, Some(Phase::Pending | Phase::Running)) && build.metadata.deletion_timestamp.is_none()
 }
 
 fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -120,8 +149,9 @@ where
 /// What of a build asks for something; its status is written by the controller itself.
 fn build_fingerprint(build: &DeserializeGuard<OciBuild>) -> u64 {
     let metadata = build.meta();
-    let rebuild = metadata.annotations.as_ref().and_then(|annotations| annotations.get(REBUILD_ANNOTATION));
-    hash(&(metadata.generation, rebuild, metadata.deletion_timestamp.is_some(), build.0.is_ok()))
+    let annotation = |name: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(name));
+    let asked = [REBUILD_ANNOTATION, CANCEL_ANNOTATION].map(annotation);
+    hash(&(metadata.generation, asked, metadata.deletion_timestamp.is_some(), build.0.is_ok()))
 }
 
 /// What of a pod [`super::diagnose`] reads.

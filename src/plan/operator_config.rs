@@ -32,6 +32,8 @@ pub struct OperatorConfig {
     pub allowed_isolations: Vec<Isolation>,
     /// How long a build waits for what is not there.
     pub waits: Waits,
+    /// How many builds run at the same time.
+    pub queue: QueueLimits,
     /// Reconciles that run at the same time.
     pub concurrency: u16,
 }
@@ -49,6 +51,7 @@ impl Default for OperatorConfig {
             rootless_profiles: RootlessProfiles::default(),
             allowed_isolations: vec![Isolation::Rootless, Isolation::Userns],
             waits: Waits::default(),
+            queue: QueueLimits::default(),
             concurrency: 16,
         }
     }
@@ -255,6 +258,18 @@ impl Default for Waits {
             start: ConfigDuration(Duration::from_mins(10)),
         }
     }
+}
+
+/// How many builds run at the same time; the others wait for their turn. Nothing named means no limit.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct QueueLimits {
+    /// In all namespaces together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_running: Option<usize>,
+    /// In one namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_running_per_namespace: Option<usize>,
 }
 
 /// A duration that a configuration file writes as `30m` or `1h30m`.

@@ -132,7 +132,7 @@ pub fn build_pod(build: &Validated, attempt: Attempt, isolation: PodIsolation, c
             node_selector: merged(&config.defaults.node_selector, &build.pod.node_selector),
             tolerations: tolerations(build, config),
             affinity: build.pod.affinity.clone(),
-            priority_class_name: build.pod.priority_class_name.clone().or_else(|| config.defaults.priority_class_name.clone()),
+            priority_class_name: build.priority_class.clone(),
             runtime_class_name: build.pod.runtime_class_name.clone(),
             service_account_name: build.pod.service_account_name.clone(),
             ..PodSpec::default()
@@ -154,7 +154,8 @@ fn metadata(
     daemon_config: Option<&str>,
     config: &OperatorConfig,
 ) -> ObjectMeta {
-    let mut labels = build.pod.labels.clone();
+    let mut labels = build.kueue_labels.clone();
+    labels.extend(build.pod.labels.clone());
     labels.extend(build_labels(&build.name));
     labels.insert(GENERATION_LABEL.to_owned(), build.generation.to_string());
     labels.insert(ATTEMPT_LABEL.to_owned(), attempt.to_string());

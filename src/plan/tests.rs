@@ -253,3 +253,16 @@ fn what_the_api_server_cannot_see_is_refused_by_name() {
         assert_eq!(refused.to_string(), message);
     }
 }
+
+#[test]
+fn the_pod_has_the_labels_by_which_kueue_queues_it_and_no_others_of_the_build() {
+    let mut build = build(HELLO);
+    let labels = [("kueue.x-k8s.io/queue-name", "team-queue"), ("app.kubernetes.io/managed-by", "Helm"), ("team", "blue")];
+    build.metadata.labels = Some(labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    let validated = validate(&build, &generous()).unwrap();
+    let pod = build_pod(&validated, Attempt::FIRST, PodIsolation::Rootless, &generous());
+    let labels = pod.metadata.labels.unwrap();
+    assert_eq!(labels["kueue.x-k8s.io/queue-name"], "team-queue");
+    assert_eq!(labels["app.kubernetes.io/managed-by"], "ocibuild");
+    assert!(!labels.contains_key("team"));
+}

@@ -1,6 +1,6 @@
 //! From what the API server let through to types that cannot be wrong: what CEL cannot say is checked here.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::{
     InvalidReference, OperatorConfig,
@@ -15,6 +15,9 @@ use crate::api::{ConfigMapKey, ConfigMapSource, Isolation, OciBuild, OciBuildSpe
 
 /// Annotations of an object may hold 256 KiB in all; the rest is left for others.
 const INSTRUCTIONS_LIMIT: usize = 200 * 1024;
+
+/// Labels of Kueue.
+const KUEUE_PREFIX: &str = "kueue.x-k8s.io/";
 
 /// A spec that cannot be built although the API server accepted it.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +155,10 @@ pub struct Validated {
     pub output: OutputPlan,
     /// How the pod is scheduled and sized.
     pub pod: PodSettings,
+    /// Priority class of the pod.
+    pub priority_class: Option<String>,
+    /// Labels of the build by which Kueue takes its pod into a queue (https://kueue.sigs.k8s.io/docs/tasks/run/plain_pods/).
+    pub kueue_labels: BTreeMap<String, String>,
 }
 
 /// Where the tar goes.
@@ -217,6 +224,7 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
         output: output_path,
         timeout_seconds: timeout.as_secs(),
     };
+    let pod = spec.pod.clone().unwrap_or_default();
     let size = serde_json::to_string(&instructions).map_or(0, |text| text.len());
     if size > INSTRUCTIONS_LIMIT {
         return Err(InvalidSpec::TooLarge(size));
@@ -238,7 +246,16 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
         buildkit_image: spec.buildkit_image.clone(),
         debug: spec.debug,
         output,
-        pod: spec.pod.clone().unwrap_or_default(),
+        priority_class: pod.priority_class_name.clone().or_else(|| config.defaults.priority_class_name.clone()),
+        pod,
+        kueue_labels: build
+            .metadata
+            .labels
+            .iter()
+            .flatten()
+            .filter(|(name, _)| name.starts_with(KUEUE_PREFIX))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
     })
 }
 

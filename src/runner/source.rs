@@ -160,7 +160,6 @@ fn about(address: &str, shown: &str, failure: BuildFailure) -> BuildFailure {
         message: format!("{shown}: {}", failure.message.replace(address, shown)),
         step: None,
         log_excerpt: None,
-        retry_after: None,
         ..failure
     }
 }

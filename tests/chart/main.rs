@@ -88,12 +88,14 @@ fn values_reach_the_operator() {
         "config.defaults.outputStorageClass=fast",
         r"config.registries.docker\.io.mirrors={mirror.example.com:5000}",
         "config.waits.start=90s",
+        "config.queue.maxRunning=20",
     ]));
     assert_eq!(configuration.images.runner, "registry.example.com/ocibuild:v2");
     assert_eq!(configuration.defaults.resources.limits["cpu"], "2");
     assert_eq!(configuration.defaults.output_storage_class.as_deref(), Some("fast"));
     assert_eq!(configuration.registries["docker.io"].mirrors, ["mirror.example.com:5000"]);
     assert_eq!(configuration.waits.start.0.as_secs(), 90);
+    assert_eq!((configuration.queue.max_running, configuration.queue.max_running_per_namespace), (Some(20), None));
 }
 
 #[test]
@@ -143,6 +145,14 @@ fn the_operator_may_do_this_and_no_more() {
     Role ocibuild-system/ocibuild-leader-election: coordination.k8s.io/leases get,patch ocibuild-controller
     Role ocibuild-system/ocibuild-leader-election: coordination.k8s.io/leases create
     ");
+}
+
+#[test]
+fn with_a_queue_it_may_read_priority_classes_too() {
+    let rights = |values: &[&str]| rights(&rendered(values));
+    let of_queue = "ClusterRole ocibuild-priorities: scheduling.k8s.io/priorityclasses list";
+    assert!(rights(&["config.queue.maxRunningPerNamespace=2"]).contains(of_queue));
+    assert!(!rights(&[]).contains("priorityclasses"));
 }
 
 #[test]

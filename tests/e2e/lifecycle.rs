@@ -64,3 +64,119 @@ fn a_finished_build_goes_when_its_time_is_over_with_what_was_made_for_it() {
     namespace.kubectl(&["wait", "--for=delete", "ocib/app", "--timeout=60s"]).ok();
     namespace.kubectl(&["wait", "--for=delete", "pvc/app-output", "--timeout=60s"]).ok();
 }
+
+/// No pod of the namespace is left within the ten seconds that a user is promised.
+fn pods_are_gone_within_ten_seconds(namespace: &Namespace, what: &str) {
+    let gone = namespace.kubectl(&["wait", "--for=delete", "pods", "-l", "ocibuild.dev/build", "--timeout=10s"]);
+    assert!(gone.is_success, "{what}: {}\n{}", gone.stderr, namespace.kubectl(&["get", "pods", "-o", "wide"]).stdout);
+}
+
+#[test]
+fn a_build_that_runs_ends_at_once_when_it_is_cancelled_suspended_changed_or_deleted() {
+    let namespace = Namespace::new("stop");
+    let sleeps = |name: &str| build("sleep 3600", "").replace("{ name: app }", &format!("{{ name: {name} }}"));
+    let running = |name: &str| {
+        namespace.apply(&sleeps(name));
+        namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", &format!("ocib/{name}"), "--timeout=60s"]).ok();
+    };
+
+    running("cancelled");
+    namespace.kubectl(&["annotate", "ocib", "cancelled", "ocibuild.dev/cancel=please"]).ok();
+    namespace.failed("cancelled", "Cancelled");
+    pods_are_gone_within_ten_seconds(&namespace, "cancelled");
+    namespace.event("cancelled", "Cancelled");
+    // The annotation stays, and cancels no other build.
+    namespace.apply(&build("true", "").replace("{ name: app }", "{ name: cancelled }"));
+    namespace.kubectl(&["wait", "--for=condition=Ready", "ocib/cancelled", "--timeout=240s"]).ok();
+
+    running("suspended");
+    namespace.kubectl(&["patch", "ocib", "suspended", "--type=merge", "-p", r#"{"spec":{"suspend":true}}"#]).ok();
+    pods_are_gone_within_ten_seconds(&namespace, "suspended");
+
+    for cascade in ["background", "foreground"] {
+        running("deleted");
+        namespace.kubectl(&["delete", "ocib", "deleted", "--cascade", cascade, "--timeout=20s"]).ok();
+        pods_are_gone_within_ten_seconds(&namespace, cascade);
+        namespace.kubectl(&["wait", "--for=delete", "pvc/deleted-output", "--timeout=30s"]).ok();
+    }
+
+    running("changed");
+    namespace.apply(&build("true", "").replace("{ name: app }", "{ name: changed }"));
+    namespace.kubectl(&["wait", "--for=delete", "pod/changed-g1-a1", "--timeout=10s"]).ok();
+    namespace.kubectl(&["wait", "--for=condition=Ready", "ocib/changed", "--timeout=240s"]).ok();
+    assert_eq!(namespace.pods_of("changed"), ["changed-g2-a1"]);
+}
+
+#[test]
+fn a_quota_queues_builds_instead_of_failing_them() {
+    let namespace = Namespace::new("quota");
+    namespace.apply("{apiVersion: v1, kind: ResourceQuota, metadata: {name: pods}, spec: {hard: {pods: 1}}}");
+    let named = |name: &str| build("sleep 3", "").replace("{ name: app }", &format!("{{ name: {name} }}"));
+    namespace.apply(&named("first"));
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/first", "--timeout=60s"]).ok();
+    namespace.apply(&named("second"));
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Queued", "ocib/second", "--timeout=30s"]).ok();
+    let queued = namespace.get("ocib/second")["status"].clone();
+    assert_eq!(queued["conditions"][0]["reason"], "QuotaExceeded", "{queued}");
+    assert!(queued["conditions"][0]["message"].as_str().unwrap().contains("exceeded quota: pods"), "{queued}");
+    namespace.event("second", "QuotaExceeded");
+    namespace.succeeded("first");
+    let status = namespace.succeeded("second");
+    assert_eq!(status["attempt"], 1, "it has waited, and was not tried again: {status}");
+    assert!(status["timings"]["queued"].is_string(), "{status}");
+}
+
+/// What Kueue does where it is installed: its webhook gives the pod a gate, and takes it away when there is room.
+#[test]
+fn a_pod_that_a_scheduling_gate_holds_back_is_left_alone_until_it_is_lifted() {
+    let namespace = Namespace::new("gate");
+    let name = &namespace.name;
+    namespace.apply(&format!(
+        "
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {{ name: {name}, labels: {{ ocibuild.dev/test: 'true' }} }}
+spec:
+  matchConstraints: {{ resourceRules: [{{ apiGroups: [''], apiVersions: [v1], operations: [CREATE], resources: [pods] }}] }}
+  matchConditions: [{{ name: queued, expression: \"has(object.metadata.labels) && 'kueue.x-k8s.io/queue-name' in object.metadata.labels\" }}]
+  failurePolicy: Fail
+  reinvocationPolicy: Never
+  mutations:
+  - patchType: ApplyConfiguration
+    applyConfiguration: {{ expression: \"Object{{spec: Object.spec{{schedulingGates: [Object.spec.schedulingGates{{name: 'kueue.x-k8s.io/admission'}}]}}}}\" }}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicyBinding
+metadata: {{ name: {name}, labels: {{ ocibuild.dev/test: 'true' }} }}
+spec:
+  policyName: {name}
+  matchResources: {{ namespaceSelector: {{ matchLabels: {{ kubernetes.io/metadata.name: {name} }} }} }}
+"
+    ));
+    // A policy counts from a moment after it was made: this asks for it until it does.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let probe = "{apiVersion: v1, kind: Pod, metadata: {name: probe, labels: {kueue.x-k8s.io/queue-name: team}}, spec: {containers: [{name: x, image: busybox:1.37}]}}";
+    loop {
+        let gates = ["create", "--dry-run=server", "-o", "jsonpath={.spec.schedulingGates[*].name}", "-f", "-"];
+        let made = crate::cluster::run(
+            &crate::cluster::kubectl_binary(),
+            &[&["--namespace", name.as_str()], &gates[..]].concat(),
+            probe.as_bytes(),
+        );
+        if made.stdout == "kueue.x-k8s.io/admission" {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "the policy does not work: {}{}", made.stdout, made.stderr);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    let labelled = build("true", "").replace("{ name: app }", "{ name: app, labels: { kueue.x-k8s.io/queue-name: team } }");
+    namespace.apply(&labelled);
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Queued", "ocib/app", "--timeout=60s"]).ok();
+    let queued = namespace.get("ocib/app")["status"].clone();
+    assert_eq!(queued["conditions"][0]["reason"], "Gated", "{queued}");
+    let lift = r#"[{"op":"remove","path":"/spec/schedulingGates"}]"#;
+    namespace.kubectl(&["patch", "pod", "app-g1-a1", "--type=json", "-p", lift]).ok();
+    let status = namespace.succeeded("app");
+    assert_eq!((&status["attempt"], namespace.pods_of("app").len()), (&1.into(), 1), "{status}");
+    crate::cluster::kubectl(&["delete", "mutatingadmissionpolicies,mutatingadmissionpolicybindings", name]).ok();
+}

@@ -120,3 +120,42 @@ fn another_replica_takes_over_from_a_leader_that_was_killed() {
     built_once(&namespace, "handed-over");
     assert!(standby.leads());
 }
+
+#[test]
+fn builds_wait_for_their_turn_and_a_killed_operator_knows_whose_it_is() {
+    let deployed = Deployed::scaled_to_zero();
+    deployed.configure("queue", serde_json::json!({ "maxRunning": 1 }));
+    let (many, few) = (Namespace::new("queue-many"), Namespace::new("queue-few"));
+    let class = format!("urgent-{}", std::process::id());
+    cluster::kubectl(&["create", "priorityclass", &class, "--value=1000"]).ok();
+    let operator = deployed.start("one");
+    let wait = |namespace: &Namespace, name: &str, phase: &str| {
+        let phase = format!("--for=jsonpath={{.status.phase}}={phase}");
+        namespace.kubectl(&["wait", &phase, &format!("ocib/{name}"), "--timeout=60s"]).ok();
+    };
+    many.apply(&build("first", 8));
+    wait(&many, "first", "Running");
+    for (namespace, name, more) in [(&many, "plain", ""), (&many, "urgent", class.as_str()), (&few, "other", "")] {
+        let pod = if more.is_empty() { String::new() } else { format!("  pod: {{ priorityClassName: {more} }}\n") };
+        namespace.apply(&(build(name, 2) + &pod));
+        wait(namespace, name, "Queued");
+    }
+    assert_eq!(few.get("ocib/other")["status"]["queue"]["position"], 1, "its namespace runs nothing yet");
+    assert_eq!(many.get("ocib/urgent")["status"]["queue"]["position"], 1, "before the one that came earlier");
+    operator.kill();
+    let operator = deployed.start("two");
+
+    let ended = [(&many, "first"), (&few, "other"), (&many, "urgent"), (&many, "plain")].map(|(namespace, name)| {
+        let status = namespace.succeeded(name);
+        assert_eq!(status["attempt"], 1, "{name}: {status}");
+        assert_eq!(namespace.pods_of(name), [format!("{name}-g1-a1")]);
+        ["startTime", "completionTime"].map(|field| status[field].as_str().unwrap().to_owned())
+    });
+    for (number, [(_, ended), (started, _)]) in
+        ended.windows(2).map(|pair| [&pair[0], &pair[1]].map(|[start, end]| (start, end))).enumerate()
+    {
+        assert!(ended <= started, "turn {} began at {started}, before the last one ended at {ended}", number + 2);
+    }
+    drop(operator);
+    cluster::kubectl(&["delete", "priorityclass", &class]).ok();
+}

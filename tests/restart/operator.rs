@@ -37,6 +37,14 @@ impl Deployed {
         Self { replicas, configuration, kubeconfig: as_service_account(), _one_at_a_time: one_at_a_time }
     }
 
+    /// Sets a part of the configuration for the operators that are started from now on.
+    pub fn configure(&self, part: &str, value: Value) {
+        let text = std::fs::read_to_string(self.configuration.path()).unwrap();
+        let mut configuration: Value = serde_saphyr::from_str(&text).unwrap();
+        configuration[part] = value;
+        std::fs::write(self.configuration.path(), configuration.to_string()).unwrap();
+    }
+
     pub fn start(&self, identity: &str) -> Operator {
         self.start_with_lease(identity, NAMESPACE)
     }

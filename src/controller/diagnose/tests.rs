@@ -216,3 +216,11 @@ fn what_a_daemon_said_before_it_ended_is_said_again() {
         assert_eq!((failure.reason, failure.message.as_str()), (reason, words));
     }
 }
+
+#[test]
+fn a_pod_with_a_scheduling_gate_is_held_back_by_somebody_else() {
+    let words = "Scheduling is blocked due to non-empty scheduling gates";
+    let condition = json!({ "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": words });
+    let state = diagnosed(&json!({ "phase": "Pending", "conditions": [condition] }));
+    assert_eq!(state, PodState::Gated { message: words.to_owned() });
+}

@@ -4,7 +4,10 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
 use super::{
-    super::diagnose::{PodState, Running, Wait, Waiting},
+    super::{
+        diagnose::{PodState, Running, Wait, Waiting},
+        queue::Turn,
+    },
     Decision, Limits, Recorded, Wanted, decide,
 };
 use crate::{
@@ -22,7 +25,7 @@ fn limits() -> Limits {
 }
 
 fn wanted(generation: i64, rebuild: Option<&str>) -> Wanted {
-    Wanted { generation, rebuild: rebuild.map(str::to_owned) }
+    Wanted { generation, rebuild: rebuild.map(str::to_owned), cancel: None }
 }
 
 fn attempt(number: i32) -> Attempt {
@@ -33,12 +36,12 @@ fn attempt(number: i32) -> Attempt {
 fn recorded(phase: Phase, number: i32, pod_seen: bool) -> Recorded {
     Recorded {
         generation: Some(3),
-        rebuild: None,
         attempt: Some(attempt(number)),
         first_attempt: Some(Attempt::FIRST),
         phase: Some(phase),
         pod_seen,
         started: Some(now()),
+        ..Recorded::default()
     }
 }
 
@@ -71,7 +74,7 @@ fn waiting(wait: Wait, seconds: i64, message: &str) -> PodState {
 }
 
 fn decision(wanted: &Wanted, recorded: &Recorded, pod: &PodState) -> Decision {
-    decide(wanted, recorded, pod, &limits(), now())
+    decide(wanted, recorded, pod, &limits(), Turn::Granted, now())
 }
 
 #[test]
@@ -125,7 +128,7 @@ fn a_pod_that_was_seen_and_is_gone_is_lost_and_tried_again() {
     else {
         panic!("not tried again")
     };
-    assert_eq!((next.number(), first_attempt.number(), after.reason), (2, 1, FailureReason::PodDeleted));
+    assert_eq!((next.number(), first_attempt.number(), after.failure.reason), (2, 1, FailureReason::PodDeleted));
 }
 
 #[test]
@@ -187,88 +190,90 @@ fn a_clock_that_went_back_does_not_end_a_wait() {
     assert!(matches!(decision, Decision::Wait { .. }), "{decision:?}");
 }
 
-fn any_reason() -> impl Strategy<Value = FailureReason> {
-    prop::sample::select(vec![
-        FailureReason::Evicted,
-        FailureReason::DaemonDied,
-        FailureReason::StepFailed,
-        FailureReason::PodDeleted,
-        FailureReason::Timeout,
-        FailureReason::Unschedulable,
-    ])
+#[test]
+fn a_build_that_is_not_next_waits_with_its_attempt_written_down_and_no_pod() {
+    let waiting = Turn::Waiting { position: 7 };
+    let queued = recorded(Phase::Queued, 1, false);
+    for (wanted, recorded, number) in [
+        (wanted(1, None), Recorded::default(), 1),
+        // The pods of other generations have other names, those of the same one have not.
+        (wanted(4, None), recorded(Phase::Succeeded, 2, true), 1),
+        (wanted(3, Some("again")), recorded(Phase::Succeeded, 2, true), 3),
+        (wanted(3, None), queued.clone(), 1),
+        (wanted(3, None), recorded(Phase::Pending, 1, false), 1),
+    ] {
+        let decision = decide(&wanted, &recorded, &PodState::Absent, &limits(), waiting, now());
+        let (attempt, first_attempt) = (attempt(number), attempt(number));
+        assert_eq!(decision, Decision::Queue { attempt, first_attempt, position: 7 }, "{recorded:?}");
+    }
+    let decision = decide(&wanted(3, None), &queued, &PodState::Absent, &limits(), Turn::Granted, now());
+    assert_eq!(decision, Decision::CreatePod { attempt: Attempt::FIRST });
 }
 
-fn any_pod() -> impl Strategy<Value = PodState> {
-    prop_oneof![
-        Just(PodState::Absent),
-        Just(PodState::Foreign),
-        (0i64..4000).prop_map(|seconds| waiting(Wait::Schedule, seconds, "")),
-        Just(PodState::Running(Running { address: None })),
-        any_reason().prop_map(|reason| PodState::Terminating(failure(reason))),
-        any_reason().prop_map(|reason| PodState::Lost(failure(reason))),
-        any_reason().prop_map(|reason| PodState::Ended(BuildResult::failed(failure(reason)))),
-        Just(PodState::Ended(success())),
-    ]
+#[test]
+fn a_pod_that_a_gate_holds_back_is_left_alone() {
+    let gated = PodState::Gated { message: "Scheduling is blocked due to non-empty scheduling gates".to_owned() };
+    let decision = decision(&wanted(3, None), &recorded(Phase::Pending, 1, false), &gated);
+    assert!(matches!(decision, Decision::Gated { .. }), "{decision:?}");
 }
 
-/// What the controller writes down after a decision.
-fn record(before: &Recorded, wanted: &Wanted, decision: &Decision, pod: &PodState) -> Recorded {
-    let pod_seen = before.pod_seen || !matches!(pod, PodState::Absent | PodState::Foreign);
-    match decision {
-        Decision::Begin { attempt, first_attempt, .. } => Recorded {
-            generation: Some(wanted.generation),
-            rebuild: wanted.rebuild.clone().or_else(|| before.rebuild.clone()),
-            attempt: Some(*attempt),
-            first_attempt: Some(*first_attempt),
-            phase: Some(Phase::Pending),
-            pod_seen: false,
-            started: Some(now()),
-        },
-        Decision::Wait { .. } => Recorded { phase: Some(Phase::Pending), pod_seen, ..before.clone() },
-        Decision::Track(_) => Recorded { phase: Some(Phase::Running), pod_seen, ..before.clone() },
-        Decision::Finish(result) => {
-            let phase = if matches!(result.outcome, Outcome::Succeeded(_)) { Phase::Succeeded } else { Phase::Failed };
-            Recorded { phase: Some(phase), pod_seen, ..before.clone() }
-        }
-        Decision::Settled | Decision::CreatePod { .. } => before.clone(),
+#[test]
+fn an_annotation_that_came_after_the_build_had_begun_cancels_it() {
+    let cancel = |text: Option<&str>| Wanted { cancel: text.map(str::to_owned), ..wanted(3, None) };
+    let begun = Recorded { cancel: Some("old".to_owned()), ..recorded(Phase::Running, 1, true) };
+    for (text, recorded, is_cancelled) in [
+        (Some("new"), begun.clone(), true),
+        (Some("new"), Recorded { phase: Some(Phase::Queued), ..begun.clone() }, true),
+        (Some("old"), begun.clone(), false),
+        (None, begun.clone(), false),
+        (Some("new"), Recorded { phase: Some(Phase::Succeeded), ..begun.clone() }, false),
+        // What the annotation says belongs to the build before.
+        (Some("new"), Recorded { generation: Some(2), ..begun }, false),
+    ] {
+        let decision = decision(&cancel(text), &recorded, &PodState::Running(Running { address: None }));
+        let reason = match &decision {
+            Decision::Finish(BuildResult { outcome: Outcome::Failed(failure), .. }) => Some(failure.reason),
+            _ => None,
+        };
+        assert_eq!(reason == Some(FailureReason::Cancelled), is_cancelled, "{text:?} {recorded:?}: {decision:?}");
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
-
-    #[test]
-    fn whatever_the_pods_do_attempts_are_bounded_and_a_final_phase_stays(
-        pods in prop::collection::vec((any_pod(), any::<bool>()), 1..60),
-    ) {
-        let wanted = wanted(1, None);
-        let mut recorded = Recorded::default();
-        for (pod, write_is_lost) in pods {
-            // What a new attempt sees first is that its pod is not there.
-            let pod = if recorded.attempt.is_none() { PodState::Absent } else { pod };
-            let decision = decision(&wanted, &recorded, &pod);
-            if recorded.phase.is_some_and(Phase::is_final) {
-                prop_assert_eq!(&decision, &Decision::Settled);
-            }
-            if !write_is_lost {
-                let after = record(&recorded, &wanted, &decision, &pod);
-                prop_assert!(after.attempt >= recorded.attempt, "attempts only grow");
-                recorded = after;
-            }
-            prop_assert!(recorded.attempt.is_none_or(|attempt| attempt.number() <= 1 + limits().retries));
-        }
+#[test]
+fn pauses_before_retries_grow_and_are_no_shorter_than_a_registry_asks_for() {
+    for (reason, retry_after, number, seconds) in [
+        (FailureReason::Evicted, None, 1, 1),
+        (FailureReason::Evicted, None, 2, 4),
+        (FailureReason::RegistryUnavailable, None, 1, 10),
+        (FailureReason::RegistryUnavailable, None, 2, 40),
+        (FailureReason::RegistryUnavailable, Some(3), 1, 10),
+        (FailureReason::RegistryUnavailable, Some(77), 1, 77),
+        (FailureReason::RegistryUnavailable, Some(u32::MAX), 1, 3600),
+    ] {
+        let lost = PodState::Lost(BuildFailure { retry_after, ..failure(reason) });
+        let decision = decision(&wanted(3, None), &recorded(Phase::Running, number, true), &lost);
+        let Decision::Begin { after: Some(after), .. } = decision else { panic!("{decision:?}") };
+        assert_eq!(after.retry.duration_since(now()), SignedDuration::from_secs(seconds), "{reason} {retry_after:?} {number}");
     }
+    let many = Limits { retries: 100, ..limits() };
+    let lost = PodState::Lost(failure(FailureReason::Evicted));
+    let decision = decide(&wanted(3, None), &recorded(Phase::Running, 90, true), &lost, &many, Turn::Granted, now());
+    let Decision::Begin { after: Some(after), .. } = decision else { panic!("{decision:?}") };
+    assert_eq!(after.retry.duration_since(now()), SignedDuration::from_mins(5), "the operator's own pauses end somewhere");
+}
 
-    #[test]
-    fn a_build_whose_pod_ends_well_is_settled_after_one_more_step(
-        pods in prop::collection::vec(any_pod(), 0..20),
-    ) {
-        let wanted = wanted(1, Some("x"));
-        let mut recorded = Recorded::default();
-        for pod in pods.into_iter().chain([PodState::Ended(success()), PodState::Ended(success()), PodState::Ended(success())]) {
-            let decision = decision(&wanted, &recorded, &pod);
-            recorded = record(&recorded, &wanted, &decision, &pod);
-        }
-        prop_assert_eq!(decision(&wanted, &recorded, &PodState::Ended(success())), Decision::Settled);
+#[test]
+fn a_pause_ends_also_when_the_clock_is_set_back() {
+    for (seconds, expected) in [
+        (30, Decision::Pause(Duration::from_secs(30))),
+        (0, Decision::CreatePod { attempt: attempt(2) }),
+        (-30, Decision::CreatePod { attempt: attempt(2) }),
+        (999_999, Decision::CreatePod { attempt: attempt(2) }),
+    ] {
+        let retry = Some(now() + SignedDuration::from_secs(seconds));
+        let paused = Recorded { retry, ..recorded(Phase::Pending, 2, false) };
+        assert_eq!(decision(&wanted(3, None), &paused, &PodState::Absent), expected, "{seconds}");
     }
 }
+
+mod convergence;

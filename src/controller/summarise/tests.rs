@@ -3,7 +3,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use super::{Facts, Standing, summarise};
 use crate::{
     api::{BuildPod, FailureReason, OciBuildStatus, OutputFormat, Phase, Progress},
-    controller::lifecycle::Wanted,
+    controller::lifecycle::{Lost, Wanted},
     plan::{Attempt, Digest},
     runner::result::{AdditionalImage, BuildFailure, BuildResult, BuiltImage, Milliseconds, Outcome, WrittenTar},
 };
@@ -34,7 +34,7 @@ fn begun(wanted: &Wanted) -> OciBuildStatus {
 }
 
 fn wanted() -> Wanted {
-    Wanted { generation: 2, rebuild: None }
+    Wanted { generation: 2, ..Wanted::default() }
 }
 
 fn success() -> BuildResult {
@@ -80,7 +80,7 @@ fn a_build_that_succeeds_reads_so_from_begin_to_end() {
 fn a_build_that_fails_says_why_and_keeps_the_last_success() {
     let wanted = wanted();
     let succeeded = summarise(&begun(&wanted), &facts(&wanted, 4), &Standing::Finished(&success()));
-    let next = Wanted { generation: 3, rebuild: None };
+    let next = Wanted { generation: 3, ..Wanted::default() };
     let standing = Standing::Begun { attempt: Attempt::FIRST, first_attempt: Attempt::FIRST, after: None };
     let again = summarise(&succeeded, &Facts { pod: None, ..facts(&next, 60) }, &standing);
     let failure = BuildFailure {
@@ -97,7 +97,7 @@ fn a_build_that_fails_says_why_and_keeps_the_last_success() {
 fn a_suspended_build_keeps_the_last_success_alone() {
     let wanted = wanted();
     let succeeded = summarise(&begun(&wanted), &facts(&wanted, 4), &Standing::Finished(&success()));
-    let next = Wanted { generation: 3, rebuild: None };
+    let next = Wanted { generation: 3, ..Wanted::default() };
     let suspended = summarise(&succeeded, &facts(&next, 60), &Standing::Suspended);
     assert_eq!((suspended.phase, suspended.observed_generation), (Some(Phase::Suspended), Some(3)));
     assert!(suspended.last_success.is_some() && suspended.image.is_none() && suspended.attempt.is_none());
@@ -117,12 +117,17 @@ fn a_status_that_says_the_same_is_the_same_at_any_time() {
 #[test]
 fn a_retry_keeps_the_begin_and_tells_what_was_lost() {
     let wanted = wanted();
-    let lost = BuildFailure::new(FailureReason::Evicted, "the node was low on memory");
+    let failure = BuildFailure::new(FailureReason::Evicted, "the node was low on memory");
+    let lost = Lost { failure, retry: begin() + SignedDuration::from_secs(34) };
     let second = Standing::Begun { attempt: Attempt::FIRST.next(), first_attempt: Attempt::FIRST, after: Some(&lost) };
     let status = summarise(&begun(&wanted), &Facts { pod: None, ..facts(&wanted, 30) }, &second);
     assert_eq!(status.start_time.as_ref().map(|time| time.0), Some(begin()));
     assert_eq!(status.warnings, ["attempt 1 was lost: Evicted: the node was low on memory"]);
     assert_eq!((status.attempt, status.phase, status.pod), (Some(2), Some(Phase::Pending), None));
+    assert_eq!(
+        status.conditions[0].message,
+        "attempt 2 begins in 4s; the one before was lost: Evicted: the node was low on memory"
+    );
 }
 
 #[test]
@@ -135,4 +140,46 @@ fn long_texts_of_a_build_are_cut_between_characters() {
     assert!(failure.message.len() <= 4096 && failure.message.ends_with('…'));
     assert!(failure.log_excerpt.unwrap().len() <= 4096);
     assert!(status.conditions.iter().all(|condition| condition.message.len() <= 1024));
+}
+
+#[test]
+fn the_wait_for_a_turn_is_told_and_is_not_the_builds_time() {
+    let wanted = Wanted { cancel: Some("an old text".to_owned()), ..wanted() };
+    let queued = |position, message| Standing::Queued {
+        attempt: Attempt::FIRST,
+        first_attempt: Attempt::FIRST,
+        position,
+        reason: "Queued",
+        message,
+    };
+    let at = |seconds| Facts { pod: None, ..facts(&wanted, seconds) };
+    let first = summarise(&OciBuildStatus::default(), &at(0), &queued(Some(7), "number 7"));
+    let later = summarise(&first, &at(50), &queued(Some(3), "number 3"));
+    let held = summarise(&later, &at(60), &queued(None, "exceeded quota: builds"));
+    let created = summarise(&held, &at(100), &Standing::Created);
+    let running = summarise(&created, &facts(&wanted, 101), &Standing::Running { progress: None });
+    let result = BuildResult { started_at: None, ..success() };
+    let succeeded = summarise(&running, &facts(&wanted, 104), &Standing::Finished(&result));
+    assert_eq!(first.observed_cancel.as_deref(), Some("an old text"), "it does not cancel this build");
+    assert_eq!((first.phase, first.attempt, &first.start_time), (Some(Phase::Queued), Some(1), &None));
+    let positions = [&first, &later, &held].map(|status| status.queue.clone().unwrap().position);
+    assert_eq!(positions, [Some(7), Some(3), None]);
+    assert!([&first, &later, &held].iter().all(|status| status.queue.as_ref().unwrap().since.0 == begin()));
+    assert_eq!((created.phase, &created.queue), (Some(Phase::Pending), &None));
+    assert_eq!(succeeded.timings.unwrap().queued.as_deref(), Some("1m40s"));
+    assert_eq!(succeeded.duration.as_deref(), Some("4.0s"));
+}
+
+#[test]
+fn another_build_of_the_same_generation_waits_without_what_the_last_one_left() {
+    let wanted = wanted();
+    let succeeded = summarise(&begun(&wanted), &facts(&wanted, 4), &Standing::Finished(&success()));
+    let again = Wanted { rebuild: Some("again".to_owned()), ..wanted };
+    let second = Attempt::FIRST.next();
+    let standing =
+        Standing::Queued { attempt: second, first_attempt: second, position: Some(1), reason: "Queued", message: "number 1" };
+    let queued = summarise(&succeeded, &Facts { pod: None, ..facts(&again, 60) }, &standing);
+    assert_eq!((queued.attempt, queued.first_attempt, queued.pod, queued.tar), (Some(2), Some(2), None, None));
+    assert_eq!((queued.start_time, queued.completion_time, queued.duration), (None, None, None));
+    assert!(queued.last_success.is_some());
 }

@@ -1,0 +1,246 @@
+//! Whose turn it is. Pure: builds that want to run in, turns out. Namespaces share the operator evenly: the next build is of the
+//! namespace that runs the fewest; within a namespace the higher priority goes first, then who has waited longest.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap, HashMap},
+};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::plan::operator_config::QueueLimits;
+
+/// Below this many waiting builds their positions are counted anew each time that one is asked for.
+const FEW: usize = 100;
+/// How old positions of a longer queue may be.
+const STALE: SignedDuration = SignedDuration::from_secs(1);
+
+/// A build that wants to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Value of its priority class (scheduling.k8s.io/v1); more goes first.
+    pub priority: i32,
+    /// Since when it waits.
+    pub since: Timestamp,
+}
+
+/// Whether a build may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It may, until it leaves.
+    Granted,
+    /// Not yet.
+    Waiting {
+        /// How many turns it is away, from 1.
+        position: usize,
+    },
+}
+
+/// The builds that run, and those that wait for it.
+#[derive(Debug, Default)]
+pub struct Queue {
+    limits: QueueLimits,
+    /// UID to namespace.
+    running: HashMap<String, String>,
+    running_in: HashMap<String, usize>,
+    waiting: HashMap<String, Ticket>,
+    lines: HashMap<String, BTreeSet<Place>>,
+    held: HashMap<String, Timestamp>,
+    positions: Option<(Timestamp, HashMap<String, usize>)>,
+}
+
+/// A build in the line of its namespace: the least is the next.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    priority: Reverse<i32>,
+    since: Timestamp,
+    uid: String,
+}
+
+impl Place {
+    fn of(uid: &str, ticket: &Ticket) -> Self {
+        Self { priority: Reverse(ticket.priority), since: ticket.since, uid: uid.to_owned() }
+    }
+}
+
+impl Queue {
+    /// Nothing runs and nothing waits.
+    pub fn new(limits: QueueLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// Whether it is the build's turn. One that has its turn keeps it; another is in the queue from now on.
+    pub fn turn(&mut self, uid: &str, ticket: &Ticket, now: Timestamp) -> Turn {
+        if self.running.contains_key(uid) {
+            return Turn::Granted;
+        }
+        if self.waiting.get(uid) != Some(ticket) {
+            self.remove_waiting(uid);
+            self.lines.entry(ticket.namespace.clone()).or_default().insert(Place::of(uid, ticket));
+            self.waiting.insert(uid.to_owned(), ticket.clone());
+        }
+        if self.is_next(uid, ticket, now) {
+            self.resume(uid, &ticket.namespace);
+            return Turn::Granted;
+        }
+        Turn::Waiting { position: self.position(uid, now) }
+    }
+
+    /// The build runs already, whatever the limits say: it did before this operator started, or its pod is there.
+    pub fn resume(&mut self, uid: &str, namespace: &str) {
+        self.remove_waiting(uid);
+        if self.running.insert(uid.to_owned(), namespace.to_owned()).is_none() {
+            *self.running_in.entry(namespace.to_owned()).or_default() += 1;
+        }
+    }
+
+    /// The build has ended, is gone, or wants to run no more. Whether somebody else may have the turn now.
+    pub fn leave(&mut self, uid: &str) -> bool {
+        self.remove_waiting(uid);
+        let Some(namespace) = self.running.remove(uid) else { return false };
+        if let Some(count) = self.running_in.get_mut(&namespace) {
+            *count -= 1;
+            if *count == 0 {
+                self.running_in.remove(&namespace);
+            }
+        }
+        true
+    }
+
+    /// The namespace takes no pod at the moment: the build gives its turn back, and nobody of its namespace gets one until then.
+    pub fn hold(&mut self, uid: &str, ticket: &Ticket, until: Timestamp) {
+        self.leave(uid);
+        self.held.insert(ticket.namespace.clone(), until);
+        self.lines.entry(ticket.namespace.clone()).or_default().insert(Place::of(uid, ticket));
+        self.waiting.insert(uid.to_owned(), ticket.clone());
+    }
+
+    /// The builds whose turn it is by now, each with namespace and name, and who do not know it yet.
+    pub fn next(&mut self, now: Timestamp) -> Vec<(String, String)> {
+        let free = self.free().min(self.waiting.len());
+        let picked: Vec<String> = self.order(true, now).take(free).collect();
+        picked
+            .iter()
+            .filter_map(|uid| self.waiting.get(uid))
+            .map(|ticket| (ticket.namespace.clone(), ticket.name.clone()))
+            .collect()
+    }
+
+    /// How many builds run.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// How many builds wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn remove_waiting(&mut self, uid: &str) {
+        let Some(ticket) = self.waiting.remove(uid) else { return };
+        if let Some(line) = self.lines.get_mut(&ticket.namespace) {
+            line.remove(&Place::of(uid, &ticket));
+            if line.is_empty() {
+                self.lines.remove(&ticket.namespace);
+            }
+        }
+    }
+
+    fn free(&self) -> usize {
+        self.limits.max_running.map_or(usize::MAX, |most| most.saturating_sub(self.running.len()))
+    }
+
+    /// Turns that a namespace has left.
+    fn free_in(&self, namespace: &str, now: Timestamp) -> usize {
+        if self.held.get(namespace).is_some_and(|until| now < *until) {
+            return 0;
+        }
+        let running = self.running_in.get(namespace).copied().unwrap_or_default();
+        self.limits.max_running_per_namespace.map_or(usize::MAX, |most| most.saturating_sub(running))
+    }
+
+    fn is_next(&mut self, uid: &str, ticket: &Ticket, now: Timestamp) -> bool {
+        self.held.retain(|_, until| now < *until);
+        let free = self.free();
+        if free < self.waiting.len() {
+            return self.order(true, now).take(free).any(|next| next == uid);
+        }
+        // There is room for all that wait: only the namespace's own limit counts.
+        let line = self.lines.get(&ticket.namespace).into_iter().flatten();
+        line.take(self.free_in(&ticket.namespace, now)).any(|place| place.uid == uid)
+    }
+
+    fn position(&mut self, uid: &str, now: Timestamp) -> usize {
+        let is_fresh =
+            |at: Timestamp| self.waiting.len() >= FEW && (SignedDuration::ZERO..STALE).contains(&now.duration_since(at));
+        if !self.positions.as_ref().is_some_and(|(at, _)| is_fresh(*at)) {
+            let counted = self.order(false, now).zip(1..).collect();
+            self.positions = Some((now, counted));
+        }
+        let counted = self.positions.as_ref().and_then(|(_, positions)| positions.get(uid).copied());
+        counted.unwrap_or(self.waiting.len())
+    }
+
+    /// The order in which those who wait get their turns if nothing else changes: with the limits of the namespaces, or without.
+    fn order(&self, is_limited: bool, now: Timestamp) -> impl Iterator<Item = String> {
+        let mut heads = BinaryHeap::new();
+        for (namespace, line) in &self.lines {
+            let mut places = line.iter();
+            let left = if is_limited { self.free_in(namespace, now) } else { usize::MAX };
+            let running = self.running_in.get(namespace).copied().unwrap_or_default();
+            if let Some(place) = places.next().filter(|_| left > 0) {
+                heads.push(Reverse(Head { running, place, left, rest: places }));
+            }
+        }
+        std::iter::from_fn(move || {
+            let Reverse(mut head) = heads.pop()?;
+            let picked = head.place.uid.clone();
+            head.left -= 1;
+            if let Some(place) = head.rest.next().filter(|_| head.left > 0) {
+                heads.push(Reverse(Head { running: head.running + 1, place, ..head }));
+            }
+            Some(picked)
+        })
+    }
+}
+
+/// The first in the line of a namespace, as it is compared with those of the others.
+struct Head<'a> {
+    running: usize,
+    place: &'a Place,
+    left: usize,
+    rest: std::collections::btree_set::Iter<'a, Place>,
+}
+
+impl Head<'_> {
+    fn rank(&self) -> (usize, &Place) {
+        (self.running, self.place)
+    }
+}
+
+impl PartialEq for Head<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.rank() == other.rank()
+    }
+}
+
+impl Eq for Head<'_> {}
+
+impl PartialOrd for Head<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Head<'_> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.rank().cmp(&other.rank())
+    }
+}
+
+#[cfg(test)]
+mod tests;

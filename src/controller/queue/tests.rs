@@ -1,0 +1,200 @@
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+
+use super::{Queue, QueueLimits, Ticket, Turn};
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+fn ticket(uid: &str, priority: i32, since: i64) -> Ticket {
+    // The namespace is the letter that the name begins with.
+    Ticket { namespace: uid[..1].to_owned(), name: uid.to_owned(), priority, since: at(since) }
+}
+
+fn limits(max_running: Option<usize>, max_running_per_namespace: Option<usize>) -> QueueLimits {
+    QueueLimits { max_running, max_running_per_namespace }
+}
+
+/// A queue in which something else runs, so that all of these wait, in the order in which they come.
+fn full(waiting: &[(&str, i32)]) -> Queue {
+    let mut queue = Queue::new(limits(Some(1), None));
+    queue.resume("something", "else");
+    for (since, (uid, priority)) in (0..).zip(waiting) {
+        assert!(matches!(queue.turn(uid, &ticket(uid, *priority, since), at(since)), Turn::Waiting { .. }));
+    }
+    queue
+}
+
+/// The order in which they run, when each that gets its turn keeps it.
+fn turns(queue: &mut Queue, most: usize) -> Vec<String> {
+    let mut order = Vec::new();
+    for number in 0..most {
+        queue.limits.max_running = Some(number + 2);
+        for (namespace, name) in queue.next(at(100)) {
+            queue.resume(&name, &namespace);
+            order.push(name);
+        }
+    }
+    order
+}
+
+#[test]
+fn without_limits_nobody_waits() {
+    let mut queue = Queue::new(QueueLimits::default());
+    for number in 0..1000 {
+        let uid = format!("a{number}");
+        assert_eq!(queue.turn(&uid, &ticket(&uid, 0, 0), at(0)), Turn::Granted);
+    }
+    assert_eq!((queue.running(), queue.waiting()), (1000, 0));
+}
+
+#[test]
+fn the_order_is_fair_between_namespaces_then_by_priority_then_by_age() {
+    for (waiting, expected) in [
+        // First come, first served.
+        (vec![("a1", 0), ("a2", 0), ("a3", 0)], vec!["a1", "a2", "a3"]),
+        // A namespace with many builds does not push the others aside.
+        (vec![("a1", 0), ("a2", 0), ("a3", 0), ("b1", 0), ("c1", 0)], vec!["a1", "b1", "c1", "a2", "a3"]),
+        // Priority counts within a namespace, and between namespaces that run as many.
+        (vec![("a1", 0), ("a2", 9), ("a3", 5)], vec!["a2", "a3", "a1"]),
+        (vec![("a1", 0), ("b1", 7)], vec!["b1", "a1"]),
+        // It does not take a namespace's share away.
+        (vec![("a1", 9), ("a2", 9), ("a3", 9), ("b1", 0)], vec!["a1", "b1", "a2", "a3"]),
+        (vec![("a1", -1), ("a2", 0)], vec!["a2", "a1"]),
+    ] {
+        let mut queue = full(&waiting);
+        let positions: Vec<_> = expected
+            .iter()
+            .map(|uid| {
+                let waiting = queue.waiting[*uid].clone();
+                queue.turn(uid, &waiting, at(50))
+            })
+            .collect();
+        let counted: Vec<_> = (1..=expected.len()).map(|position| Turn::Waiting { position }).collect();
+        assert_eq!(positions, counted, "{waiting:?}");
+        assert_eq!(turns(&mut queue, expected.len()), expected, "{waiting:?}");
+    }
+}
+
+#[test]
+fn a_namespace_at_its_limit_waits_while_others_go_on() {
+    let mut queue = Queue::new(limits(Some(3), Some(1)));
+    let turn = |queue: &mut Queue, uid: &str| queue.turn(uid, &ticket(uid, 0, 0), at(0));
+    assert_eq!(turn(&mut queue, "a1"), Turn::Granted);
+    assert_eq!(turn(&mut queue, "a2"), Turn::Waiting { position: 1 });
+    assert_eq!(turn(&mut queue, "b1"), Turn::Granted);
+    assert_eq!(queue.next(at(0)), []);
+    assert!(queue.leave("a1"));
+    assert_eq!(queue.next(at(0)), [("a".to_owned(), "a2".to_owned())]);
+    assert_eq!(turn(&mut queue, "a2"), Turn::Granted);
+}
+
+#[test]
+fn a_turn_is_kept_until_the_build_leaves_and_then_goes_to_the_next() {
+    let mut queue = full(&[("a1", 0), ("b1", 0)]);
+    assert!(queue.leave("something"));
+    // The second asks first: it is not its turn.
+    assert_eq!(queue.turn("b1", &ticket("b1", 0, 1), at(9)), Turn::Waiting { position: 2 });
+    assert_eq!(queue.turn("a1", &ticket("a1", 0, 0), at(9)), Turn::Granted);
+    assert_eq!(queue.turn("a1", &ticket("a1", 5, 7), at(99)), Turn::Granted, "also with another ticket");
+    assert!(queue.leave("a1"));
+    assert!(!queue.leave("a1"), "a second time changes nothing");
+    assert_eq!(queue.turn("b1", &ticket("b1", 0, 1), at(9)), Turn::Granted);
+}
+
+#[test]
+fn one_that_waits_and_leaves_is_nobodys_hindrance() {
+    let mut queue = full(&[("a1", 0), ("b1", 0)]);
+    assert!(!queue.leave("a1"), "it had no turn to give");
+    assert!(queue.leave("something"));
+    assert_eq!(queue.turn("b1", &ticket("b1", 0, 1), at(9)), Turn::Granted);
+}
+
+#[test]
+fn a_namespace_that_takes_no_pod_gives_its_turn_to_others_for_a_while() {
+    let mut queue = Queue::new(limits(Some(1), None));
+    let (first, second, other) = (ticket("a1", 0, 0), ticket("a2", 0, 1), ticket("b1", 0, 2));
+    assert_eq!(queue.turn("a1", &first, at(2)), Turn::Granted);
+    queue.hold("a1", &first, at(7));
+    assert_eq!(queue.turn("a2", &second, at(3)), Turn::Waiting { position: 2 });
+    assert_eq!(queue.turn("b1", &other, at(3)), Turn::Granted);
+    queue.leave("b1");
+    assert_eq!(queue.next(at(6)), []);
+    assert_eq!(queue.next(at(7)), [("a".to_owned(), "a1".to_owned())], "who was first is first again");
+    assert_eq!(queue.turn("a2", &second, at(7)), Turn::Waiting { position: 2 });
+    assert_eq!(queue.turn("a1", &first, at(7)), Turn::Granted);
+}
+
+#[test]
+fn positions_of_a_long_queue_are_right_after_a_second() {
+    let names: Vec<String> = (0..300).map(|number| format!("a{number:03}")).collect();
+    let mut queue = full(&names.iter().map(|name| (name.as_str(), 0)).collect::<Vec<_>>());
+    for (number, name) in names.iter().enumerate() {
+        let place = queue.waiting[name].clone();
+        assert_eq!(queue.turn(name, &place, at(400)), Turn::Waiting { position: number + 1 });
+    }
+    queue.leave("a000");
+    let last = queue.waiting["a299"].clone();
+    assert_eq!(queue.turn("a299", &last, at(402)), Turn::Waiting { position: 299 });
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ask(usize),
+    Leave(usize),
+    Hold(usize),
+    Resume(usize),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..40usize).prop_map(Step::Ask),
+        3 => (0..40usize).prop_map(Step::Leave),
+        1 => (0..40usize).prop_map(Step::Hold),
+        1 => (0..40usize).prop_map(Step::Resume),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn limits_hold_whatever_comes_and_everyone_gets_a_turn(
+        steps in prop::collection::vec(any_step(), 0..200), most in 1..6usize, most_per_namespace in 1..4usize,
+    ) {
+        let mut queue = Queue::new(limits(Some(most), Some(most_per_namespace)));
+        let uid = |number: usize| format!("{}{number}", ["a", "b", "c"][number % 3]);
+        let of = |number: usize| ticket(&uid(number), i32::try_from(number % 5).unwrap(), i64::try_from(number).unwrap());
+        let mut resumed = 0;
+        for (second, step) in (0..).zip(steps) {
+            match step {
+                Step::Ask(number) => {
+                    let had_room = queue.free() > 0;
+                    let was_running = queue.running.contains_key(&uid(number));
+                    let turn = queue.turn(&uid(number), &of(number), at(second));
+                    prop_assert!(was_running || had_room || turn != Turn::Granted);
+                }
+                Step::Leave(number) => drop(queue.leave(&uid(number))),
+                Step::Hold(number) => queue.hold(&uid(number), &of(number), at(second) + SignedDuration::from_secs(3)),
+                Step::Resume(number) => {
+                    resumed += usize::from(!queue.running.contains_key(&uid(number)));
+                    queue.resume(&uid(number), &of(number).namespace);
+                }
+            }
+            prop_assert!(queue.running() <= most + resumed);
+            prop_assert_eq!(queue.running_in.values().sum::<usize>(), queue.running());
+            prop_assert_eq!(queue.lines.values().map(std::collections::BTreeSet::len).sum::<usize>(), queue.waiting());
+        }
+        // From here on those who run end, one after the other, and those whose turn it is take it.
+        let mut now = 1000;
+        while queue.waiting() > 0 {
+            let running: Vec<String> = queue.running.keys().take(1).cloned().collect();
+            running.iter().for_each(|uid| drop(queue.leave(uid)));
+            for (_, name) in queue.next(at(now)) {
+                let ticket = queue.waiting[&name].clone();
+                prop_assert_eq!(queue.turn(&name, &ticket, at(now)), Turn::Granted);
+            }
+            now += 1;
+            prop_assert!(now < 2000, "{} wait for ever", queue.waiting());
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The queue as the reconciles of all namespaces share it: who gets a turn is reconciled at once.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::{
+    api::scheduling::v1::PriorityClass,
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::{Api, Client, ResourceExt, api::ListParams};
+use tokio::{
+    sync::{Mutex as AsyncMutex, mpsc},
+    time::Instant,
+};
+
+use super::queue::{Queue, Ticket, Turn};
+use crate::plan::operator_config::QueueLimits;
+
+/// How long a namespace that refused a pod is left alone.
+pub const HELD: Duration = Duration::from_secs(5);
+/// How often those who wait learn their position: rarely where many do, for each is a write.
+const MOST_OFTEN: Duration = Duration::from_secs(15);
+const WRITES_PER_SECOND: u32 = 20;
+const MOST_SELDOM: Duration = Duration::from_mins(10);
+/// How long a look at the priority classes counts.
+const FRESH: Duration = Duration::from_mins(1);
+
+/// The queue, and whom to tell that a turn has come.
+pub struct Turns {
+    queue: Mutex<Queue>,
+    limits: QueueLimits,
+    listeners: Mutex<Vec<mpsc::UnboundedSender<(String, String)>>>,
+    classes: PriorityClasses,
+}
+
+impl Turns {
+    /// Nothing runs and nothing waits.
+    pub fn new(client: Client, limits: QueueLimits) -> Self {
+        let classes = PriorityClasses { client, seen: AsyncMutex::new(None) };
+        Self { queue: Mutex::new(Queue::new(limits)), limits, listeners: Mutex::default(), classes }
+    }
+
+    /// Namespace and name of each build whose turn has come, from now on.
+    pub fn listen(&self) -> mpsc::UnboundedReceiver<(String, String)> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        receiver
+    }
+
+    /// Whether it is the build's turn.
+    pub fn turn(&self, uid: &str, ticket: &Ticket) -> Turn {
+        self.queue().turn(uid, ticket, Timestamp::now())
+    }
+
+    /// The build runs already.
+    pub fn resume(&self, uid: &str, namespace: &str) {
+        self.queue().resume(uid, namespace);
+    }
+
+    /// The build needs no turn any more.
+    pub fn leave(&self, uid: &str) {
+        let next = {
+            let mut queue = self.queue();
+            if queue.leave(uid) && queue.waiting() > 0 { queue.next(Timestamp::now()) } else { Vec::new() }
+        };
+        self.tell(next);
+    }
+
+    /// The build's namespace takes no pod now: others have the turn.
+    pub fn hold(&self, uid: &str, ticket: &Ticket) {
+        let next = {
+            let mut queue = self.queue();
+            let now = Timestamp::now();
+            queue.hold(uid, ticket, now + SignedDuration::try_from(HELD).unwrap_or_default());
+            queue.next(now)
+        };
+        self.tell(next);
+    }
+
+    /// After how long a build that waits looks at its position again.
+    pub fn recheck(&self) -> Duration {
+        let waiting = u32::try_from(self.queue().waiting()).unwrap_or(u32::MAX);
+        Duration::from_secs((waiting / WRITES_PER_SECOND).into()).clamp(MOST_OFTEN, MOST_SELDOM)
+    }
+
+    /// Value of a priority class. It matters only where builds may have to wait.
+    pub async fn priority(&self, class: Option<&str>) -> i32 {
+        if self.limits == QueueLimits::default() {
+            return 0;
+        }
+        self.classes.value(class).await
+    }
+
+    fn tell(&self, next: Vec<(String, String)>) {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        for build in next {
+            listeners.retain(|listener| listener.send(build.clone()).is_ok());
+        }
+    }
+
+    /// Each call of the queue leaves it whole.
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The cluster's priority classes, looked at no more than once a minute.
+struct PriorityClasses {
+    client: Client,
+    seen: AsyncMutex<Option<(Instant, Vec<PriorityClass>)>>,
+}
+
+impl PriorityClasses {
+    /// An unknown class counts as none: the API server refuses the pod, and says so.
+    async fn value(&self, name: Option<&str>) -> i32 {
+        let mut seen = self.seen.lock().await;
+        if seen.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
+            match Api::<PriorityClass>::all(self.client.clone()).list(&ListParams::default()).await {
+                Ok(classes) => *seen = Some((Instant::now(), classes.items)),
+                Err(error) => {
+                    tracing::warn!(%error, "the priority classes cannot be read; the queue goes by what was read before");
+                    let before = seen.take().map(|(_, classes)| classes).unwrap_or_default();
+                    *seen = Some((Instant::now(), before));
+                }
+            }
+        }
+        let classes = seen.as_ref().map(|(_, classes)| classes.as_slice()).unwrap_or_default();
+        let found = match name {
+            Some(name) => classes.iter().find(|class| class.name_any() == name),
+            None => classes.iter().find(|class| class.global_default == Some(true)),
+        };
+        found.map_or(0, |class| class.value)
+    }
+}
