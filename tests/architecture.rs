@@ -10,6 +10,7 @@ const PURE: &[&str] = &[
     "src/concourse/params.rs",
     "src/controller/lifecycle.rs",
     "src/controller/diagnose.rs",
+    "src/controller/durations.rs",
     "src/controller/summarise.rs",
     "src/runner/progress.rs",
     "src/runner/diagnose.rs",

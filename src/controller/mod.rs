@@ -3,10 +3,11 @@
 pub mod apply;
 mod context;
 pub mod diagnose;
+pub mod durations;
 pub mod events;
 mod isolation;
 pub mod lifecycle;
-mod metrics;
+pub mod metrics;
 mod progress;
 mod reconcile;
 mod server;

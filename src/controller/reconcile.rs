@@ -1,7 +1,10 @@
 //! One reconcile: observe → decide → act → summarise. The decision is [`lifecycle::decide`], the status is
 //! [`summarise::summarise`], the writing is [`apply::Writer`]; here they meet.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
@@ -14,6 +17,7 @@ use super::{
     apply::{Creation, Made, Refusal},
     context::Context,
     diagnose::{PodState, Running, diagnose},
+    durations::Durations,
     events,
     lifecycle::{Decision, Limits, Recorded, Wanted, decide},
     summarise::{Facts, Standing, summarise},
@@ -102,8 +106,11 @@ pub async fn reconcile(object: Arc<DeserializeGuard<OciBuild>>, context: Arc<Con
         return Ok(Action::await_change());
     }
     context.pods_ready.clone().wait_for(|ready| *ready).await.map_err(|_| ReconcileError::Watch)?;
+    let begun = Instant::now();
     let reconciling = Reconciling::new(context.newest(cached), &context);
-    let action = tokio::time::timeout(PATIENCE, Box::pin(reconciling.run())).await.map_err(|_| ReconcileError::Slow)??;
+    let ended = tokio::time::timeout(PATIENCE, Box::pin(reconciling.run())).await;
+    context.metrics.reconciled(begun.elapsed());
+    let action = ended.map_err(|_| ReconcileError::Slow)??;
     context.clear_failures(&object);
     Ok(action)
 }
@@ -185,6 +192,9 @@ impl<'a> Reconciling<'a> {
                 Decision::Settled => return self.settle(pod.as_deref(), &state).await,
                 Decision::Begin { attempt, first_attempt, after } => {
                     self.write(&plan, None, &Standing::Begun { attempt, first_attempt, after: after.as_ref() }).await?;
+                    if let Some(lost) = after {
+                        self.context.metrics.attempt_lost(lost.reason);
+                    }
                 }
                 Decision::CreatePod { attempt } => {
                     if let Some(action) = self.create(&plan, attempt, recorded.first_attempt.unwrap_or(attempt)).await? {
@@ -394,7 +404,11 @@ impl<'a> Reconciling<'a> {
         let before = self.build.status.clone().unwrap_or_default();
         let facts = self.facts(pod, plan.instructions.references.first().map(ToString::to_string), plan.output.claim_name());
         let after = summarise(&before, &facts, standing);
-        self.write_status(after).await
+        self.write_status(after).await?;
+        if let Standing::Finished(result) = standing {
+            self.context.metrics.time_spent(&Durations::of(&before, result));
+        }
+        Ok(())
     }
 
     async fn write_status(&mut self, after: OciBuildStatus) -> Result<(), ReconcileError> {

@@ -33,6 +33,7 @@ pub async fn run(client: Client, namespace: Option<String>, config: OperatorConf
     let builds: Api<DeserializeGuard<OciBuild>> = scoped(&client, namespace.as_deref());
     let pods: Api<Pod> = scoped(&client, namespace.as_deref());
     let (build_store, build_writer) = reflector::store();
+    metrics.watch(build_store.clone());
     let (pod_store, pod_writer) = reflector::store();
 
     let concurrency = config.concurrency;
