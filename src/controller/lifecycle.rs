@@ -120,6 +120,20 @@ pub enum Decision {
     Finish(BuildResult),
 }
 
+impl Decision {
+    /// Its name in traces and logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Settled => "settled",
+            Self::Begin { .. } => "begin",
+            Self::CreatePod { .. } => "create_pod",
+            Self::Wait { .. } => "wait",
+            Self::Track(_) => "track",
+            Self::Finish(_) => "finish",
+        }
+    }
+}
+
 /// What to do next with a build.
 pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Limits, now: Timestamp) -> Decision {
     if !recorded.is(wanted) {
