@@ -9,4 +9,5 @@ pub mod concourse;
 pub mod controller;
 pub mod plan;
 pub mod runner;
+pub mod telemetry;
 mod text;

@@ -48,8 +48,10 @@ fn command() -> Command {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Controller(arguments) => {
-            write_logs();
-            ocibuild::controller::run(arguments).await
+            let telemetry = ocibuild::telemetry::Telemetry::start()?;
+            let ended = ocibuild::controller::run(arguments).await;
+            telemetry.stop();
+            ended
         }
         Command::Run(arguments) => ocibuild::runner::run(arguments).await,
         Command::Task => ocibuild::concourse::task::run().await,
@@ -58,10 +60,4 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
-}
-
-/// Logs as JSON lines; `RUST_LOG` chooses what.
-fn write_logs() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).init();
 }

@@ -11,6 +11,7 @@ const PURE: &[&str] = &[
     "src/controller/lifecycle.rs",
     "src/controller/queue.rs",
     "src/controller/diagnose.rs",
+    "src/controller/durations.rs",
     "src/controller/summarise.rs",
     "src/runner/progress.rs",
     "src/runner/diagnose.rs",

@@ -12,6 +12,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
+use tracing::{Instrument, field::Empty};
 
 use crate::{
     api::{FailureReason, OciBuild, OciBuildStatus},
@@ -68,10 +69,35 @@ impl Writer {
         Self { client, metrics }
     }
 
+    /// Asks the API server to change something: it is counted, and is a span of the reconcile's trace.
+    async fn write<T>(
+        &self,
+        verb: &'static str,
+        what: &'static str,
+        name: &str,
+        asked: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, kube::Error> {
+        self.metrics.write(what);
+        let span = tracing::info_span!(
+            "write",
+            otel.name = %format_args!("{verb} {what}"),
+            otel.kind = "client",
+            verb,
+            what,
+            object = name,
+            otel.status_code = Empty,
+            otel.status_description = Empty,
+        );
+        let answer = asked.instrument(span.clone()).await;
+        if let Err(error) = &answer {
+            span.record("otel.status_code", "ERROR").record("otel.status_description", tracing::field::display(error));
+        }
+        answer
+    }
+
     /// Writes the status, provided that the object is still the one that was read: a decision from a stale cache is refused
     /// with 409 and made anew.
     pub async fn status(&self, build: &OciBuild, status: &OciBuildStatus) -> Result<OciBuild, kube::Error> {
-        self.metrics.write("status");
         let api: Api<OciBuild> = Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
         let patch = json!({
             "apiVersion": "ocibuild.dev/v1alpha1",
@@ -79,7 +105,8 @@ impl Writer {
             "metadata": { "resourceVersion": build.metadata.resource_version, "uid": build.metadata.uid },
             "status": status,
         });
-        api.patch_status(&build.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await
+        let (name, parameters, patch) = (build.name_any(), PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(patch));
+        self.write("patch", "status", &name, api.patch_status(&name, &parameters, &patch)).await
     }
 
     /// Makes a pod. Its name is that of the attempt, so two controllers at once still make one.
@@ -96,10 +123,9 @@ impl Writer {
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
     {
-        self.metrics.write(what);
         let api: Api<K> = Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        match api.create(&parameters, object).await {
+        match self.write("create", what, &object.name_any(), api.create(&parameters, object)).await {
             Ok(_) => Ok(Creation::Done(Made::Now)),
             Err(error) if is_already_there(&error) => {
                 let there = api.get_opt(&object.name_any()).await?;
@@ -118,12 +144,12 @@ impl Writer {
 
     /// Deletes a build that was kept for long enough, if nobody has changed it since.
     pub async fn delete_build(&self, build: &OciBuild) -> Result<(), kube::Error> {
-        self.metrics.write("ocibuild");
         let api: Api<OciBuild> = Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
         let unchanged =
             Preconditions { uid: build.metadata.uid.clone(), resource_version: build.metadata.resource_version.clone() };
         let parameters = DeleteParams { preconditions: Some(unchanged), ..DeleteParams::background() };
-        match api.delete(&build.name_any(), &parameters).await {
+        let name = build.name_any();
+        match self.write("delete", "ocibuild", &name, api.delete(&name, &parameters)).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(error),
@@ -132,11 +158,11 @@ impl Writer {
 
     /// Deletes a pod, if it is still that very pod.
     pub async fn delete_pod(&self, pod: &Pod) -> Result<(), kube::Error> {
-        self.metrics.write("pod");
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let that_pod = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         let parameters = DeleteParams { preconditions: Some(that_pod), ..DeleteParams::background() };
-        match api.delete(&pod.name_any(), &parameters).await {
+        let name = pod.name_any();
+        match self.write("delete", "pod", &name, api.delete(&name, &parameters)).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
             Err(error) => Err(error),

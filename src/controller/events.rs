@@ -30,7 +30,9 @@ pub struct Transition {
 /// What happened between two states of a status, if anything worth telling.
 pub fn transition(before: &OciBuildStatus, after: &OciBuildStatus) -> Option<Transition> {
     let ready = after.conditions.first()?;
-    let is_same_attempt = before.attempt == after.attempt && before.observed_generation == after.observed_generation;
+    let is_same_attempt = before.attempt == after.attempt
+        && before.observed_generation == after.observed_generation
+        && before.observed_rebuild == after.observed_rebuild;
     let is_same_reason = before.conditions.first().is_some_and(|before| before.reason == ready.reason);
     if is_same_attempt && is_same_reason && before.phase == after.phase {
         return None;
@@ -45,7 +47,12 @@ pub fn transition(before: &OciBuildStatus, after: &OciBuildStatus) -> Option<Tra
         })
     };
     match after.phase? {
-        Phase::Pending if ready.reason == "Pending" => None,
+        // What it waited for has come; the next event says that it builds.
+        Phase::Pending if ready.reason == "Pending" && is_same_attempt && before.phase != Some(Phase::Queued) => None,
+        Phase::Pending if ready.reason == "Pending" => {
+            let generation = after.observed_generation.unwrap_or_default();
+            told(false, "Begun", format!("the build of generation {generation} begins: {}", ready.message))
+        }
         Phase::Pending => told(true, &ready.reason, ready.message.clone()),
         Phase::Queued | Phase::Suspended => told(false, &ready.reason, ready.message.clone()),
         Phase::Running => {
@@ -80,3 +87,6 @@ pub async fn publish(recorder: &Recorder, build: &OciBuild, transition: &Transit
         tracing::warn!(%error, reason = transition.reason, "the event could not be published");
     }
 }
+
+#[cfg(test)]
+mod tests;

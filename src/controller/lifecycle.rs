@@ -161,6 +161,23 @@ pub enum Decision {
     Finish(BuildResult),
 }
 
+impl Decision {
+    /// Its name in traces and logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Settled => "settled",
+            Self::Queue { .. } => "queue",
+            Self::Gated { .. } => "gated",
+            Self::Begin { .. } => "begin",
+            Self::CreatePod { .. } => "create_pod",
+            Self::Pause(_) => "pause",
+            Self::Wait { .. } => "wait",
+            Self::Track(_) => "track",
+            Self::Finish(_) => "finish",
+        }
+    }
+}
+
 /// What ended an attempt that is followed by another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lost {

@@ -3,10 +3,11 @@
 pub mod apply;
 mod context;
 pub mod diagnose;
+pub mod durations;
 pub mod events;
 mod isolation;
 pub mod lifecycle;
-mod metrics;
+pub mod metrics;
 mod progress;
 pub mod queue;
 mod reconcile;
@@ -99,7 +100,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let recorder = Recorder::new(client.clone(), reporter);
     let namespaces: Vec<Option<String>> =
         if config.watch_namespaces.is_empty() { vec![None] } else { config.watch_namespaces.iter().cloned().map(Some).collect() };
-    let turns = Arc::new(Turns::new(client.clone(), config.queue));
+    let turns = Arc::new(Turns::new(client.clone(), config.queue, metrics.clone()));
     let controllers = namespaces.into_iter().map(|namespace| {
         let watched = watch::Watched { namespace, turns: turns.clone() };
         tokio::spawn(watch::run(client.clone(), watched, config.clone(), recorder.clone(), metrics.clone()))

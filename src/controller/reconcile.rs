@@ -1,19 +1,24 @@
 //! One reconcile: observe → decide → act → summarise. The decision is [`lifecycle::decide`], the status is
 //! [`summarise::summarise`], the writing is [`apply::Writer`]; here they meet.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
-    ResourceExt,
+    Resource, ResourceExt,
     core::DeserializeGuard,
     runtime::{controller::Action, reflector::ObjectRef},
 };
+use tracing::{Instrument, Span, field::Empty};
 
 use super::{
     apply::{Creation, Made, Refusal},
     context::Context,
     diagnose::{PodState, Running, diagnose},
+    durations::Durations,
     events,
     lifecycle::{Decision, Limits, Recorded, Wanted, decide},
     queue::{Ticket, Turn},
@@ -85,9 +90,30 @@ impl ReconcileError {
     }
 }
 
-/// Brings one build a step further.
+/// Brings one build a step further: a trace of its own, in which each write to the API server is a span.
 pub async fn reconcile(object: Arc<DeserializeGuard<OciBuild>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     context.metrics.reconcile();
+    let begun = Instant::now();
+    let span = tracing::info_span!(
+        "reconcile",
+        build = object.name_any(),
+        namespace = object.namespace(),
+        generation = object.meta().generation,
+        decision = Empty,
+        otel.status_code = Empty,
+        otel.status_description = Empty,
+    );
+    let result = bring_further(&object, &context).instrument(span.clone()).await;
+    context.metrics.reconciled(begun.elapsed());
+    if let Err(error) = &result
+        && !matches!(error, ReconcileError::Stale)
+    {
+        span.record("otel.status_code", "ERROR").record("otel.status_description", tracing::field::display(error));
+    }
+    result
+}
+
+async fn bring_further(object: &DeserializeGuard<OciBuild>, context: &Context) -> Result<Action, ReconcileError> {
     let cached = match &object.0 {
         Ok(build) => build,
         Err(invalid) => {
@@ -104,9 +130,11 @@ pub async fn reconcile(object: Arc<DeserializeGuard<OciBuild>>, context: Arc<Con
         return Ok(Action::await_change());
     }
     context.pods_ready.clone().wait_for(|ready| *ready).await.map_err(|_| ReconcileError::Watch)?;
-    let reconciling = Reconciling::new(context.newest(cached), &context);
-    let action = tokio::time::timeout(PATIENCE, Box::pin(reconciling.run())).await.map_err(|_| ReconcileError::Slow)??;
-    context.clear_failures(&object);
+    let mut reconciling = Reconciling::new(context.newest(cached), context);
+    let result = tokio::time::timeout(PATIENCE, Box::pin(reconciling.run())).await;
+    Span::current().record("decision", reconciling.decisions.join(" "));
+    let action = result.map_err(|_| ReconcileError::Slow)??;
+    context.clear_failures(object);
     Ok(action)
 }
 
@@ -135,6 +163,8 @@ struct Reconciling<'a> {
     name: String,
     /// When to look again at the latest.
     recheck: Duration,
+    /// What was decided so far, by name.
+    decisions: Vec<&'static str>,
 }
 
 impl<'a> Reconciling<'a> {
@@ -146,6 +176,7 @@ impl<'a> Reconciling<'a> {
             namespace: build.namespace().unwrap_or_default(),
             name: build.name_any(),
             recheck: Duration::MAX,
+            decisions: Vec::new(),
             build,
         }
     }
@@ -154,9 +185,15 @@ impl<'a> Reconciling<'a> {
         Action::requeue(pause.min(self.recheck))
     }
 
-    async fn run(mut self) -> Result<Action, ReconcileError> {
+    fn decided(&mut self, decision: &'static str) {
+        tracing::debug!(decision, "decided");
+        self.decisions.push(decision);
+    }
+
+    async fn run(&mut self) -> Result<Action, ReconcileError> {
         let recorded = Recorded::of(&self.build);
         if recorded.is_settled(&self.wanted) {
+            self.decided("settled");
             let pod = self.recorded_pod(&recorded);
             let state = diagnose(pod.as_deref(), &self.uid, Timestamp::now());
             return self.settle(pod.as_deref(), &state).await;
@@ -174,6 +211,7 @@ impl<'a> Reconciling<'a> {
             if self.recheck.is_zero() {
                 let message = format!("nobody has renewed the build's lease for {}s: who asked for it is gone", lease.as_secs());
                 let result = BuildResult::failed(BuildFailure::new(FailureReason::Cancelled, message));
+                self.decided("cancel");
                 let pod = self.recorded_pod(&Recorded::of(&self.build));
                 self.write(&plan, pod.as_deref(), &Standing::Finished(&result)).await?;
             }
@@ -185,10 +223,15 @@ impl<'a> Reconciling<'a> {
             let now = Timestamp::now();
             let state = diagnose(pod.as_deref(), &self.uid, now);
             let turn = self.turn(&recorded, &state, priority, now);
-            match decide(&self.wanted, &recorded, &state, &limits, turn, now) {
+            let decision = decide(&self.wanted, &recorded, &state, &limits, turn, now);
+            self.decided(decision.name());
+            match decision {
                 Decision::Settled => return self.settle(pod.as_deref(), &state).await,
                 Decision::Begin { attempt, first_attempt, after } => {
                     self.write(&plan, None, &Standing::Begun { attempt, first_attempt, after: after.as_ref() }).await?;
+                    if let Some(lost) = after {
+                        self.context.metrics.attempt_lost(lost.failure.reason);
+                    }
                 }
                 Decision::Queue { attempt, first_attempt, position } => {
                     let message = format!("the build waits for its turn: it is number {position} in the operator's queue");
@@ -246,7 +289,8 @@ impl<'a> Reconciling<'a> {
     }
 
     /// The spec holds the build back: say so, and stop what runs for an older one.
-    async fn suspend(mut self) -> Result<Action, ReconcileError> {
+    async fn suspend(&mut self) -> Result<Action, ReconcileError> {
+        self.decided("suspend");
         let before = self.build.status.clone().unwrap_or_default();
         let status = summarise(&before, &self.facts(None, None, None), &Standing::Suspended);
         self.write_status(status).await?;
@@ -256,7 +300,8 @@ impl<'a> Reconciling<'a> {
     }
 
     /// A spec that cannot be built: say so once, and stop what runs for an older one.
-    async fn refuse(mut self, failure: BuildFailure) -> Result<Action, ReconcileError> {
+    async fn refuse(&mut self, failure: BuildFailure) -> Result<Action, ReconcileError> {
+        self.decided("refuse");
         let recorded = self.build.status.clone().unwrap_or_default();
         let before = OciBuildStatus {
             attempt: recorded.attempt,
@@ -443,7 +488,11 @@ impl<'a> Reconciling<'a> {
         let before = self.build.status.clone().unwrap_or_default();
         let facts = self.facts(pod, plan.instructions.references.first().map(ToString::to_string), plan.output.claim_name());
         let after = summarise(&before, &facts, standing);
-        self.write_status(after).await
+        self.write_status(after).await?;
+        if let Standing::Finished(result) = standing {
+            self.context.metrics.time_spent(&Durations::of(&before, result));
+        }
+        Ok(())
     }
 
     async fn write_status(&mut self, after: OciBuildStatus) -> Result<(), ReconcileError> {
@@ -463,6 +512,10 @@ impl<'a> Reconciling<'a> {
         let ended = after.phase.is_some_and(Phase::is_final) && before.completion_time != after.completion_time;
         if ended {
             self.context.metrics.build_ended(after);
+        }
+        if let (Some(queue), None) = (&before.queue, &after.queue) {
+            let waited = Timestamp::now().duration_since(queue.since.0);
+            self.context.metrics.left_queue(Duration::try_from(waited).unwrap_or_default());
         }
         let Some(transition) = events::transition(before, after) else { return };
         tracing::info!(

@@ -8,7 +8,10 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::lifecycle::{Lost, Wanted};
+use super::{
+    durations::Durations,
+    lifecycle::{Lost, Wanted},
+};
 use crate::{
     api::{
         BuildImage, BuildPod, BuildTar, Condition, ConditionType, Failure, FailureReason, LastSuccess, OciBuildStatus, Phase,
@@ -327,20 +330,16 @@ fn condition(
 }
 
 fn timings(before: &OciBuildStatus, result: &BuildResult) -> Timings {
-    let text = |milliseconds: Option<u64>| milliseconds.map(|milliseconds| format_duration(Duration::from_millis(milliseconds)));
-    // Two clocks: the operator's and the node's. A negative difference is only their skew.
-    let pod_start = result
-        .started_at
-        .zip(before.start_time.as_ref())
-        .and_then(|(started, begun)| u64::try_from(started.saturating_sub(begun.0.as_millisecond())).ok());
+    let text = |taken: Option<Duration>| taken.map(format_duration);
+    let Durations { pod_start, daemon, source, build, export, push } = Durations::of(before, result);
     Timings {
         queued: before.timings.as_ref().and_then(|timings| timings.queued.clone()),
         pod_start: text(pod_start),
-        daemon: text(result.timings.daemon),
-        source: text(result.timings.source),
-        build: text(result.timings.build),
-        export: text(result.timings.export),
-        push: text(result.timings.push),
+        daemon: text(daemon),
+        source: text(source),
+        build: text(build),
+        export: text(export),
+        push: text(push),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The queue as the reconciles of all namespaces share it: who gets a turn is reconciled at once.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,7 +15,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::queue::{Queue, Ticket, Turn};
+use super::{
+    metrics::Metrics,
+    queue::{Queue, Ticket, Turn},
+};
 use crate::plan::operator_config::QueueLimits;
 
 /// How long a namespace that refused a pod is left alone.
@@ -31,15 +34,16 @@ const FRESH: Duration = Duration::from_mins(1);
 pub struct Turns {
     queue: Mutex<Queue>,
     limits: QueueLimits,
+    metrics: Arc<Metrics>,
     listeners: Mutex<Vec<mpsc::UnboundedSender<(String, String)>>>,
     classes: PriorityClasses,
 }
 
 impl Turns {
     /// Nothing runs and nothing waits.
-    pub fn new(client: Client, limits: QueueLimits) -> Self {
+    pub fn new(client: Client, limits: QueueLimits, metrics: Arc<Metrics>) -> Self {
         let classes = PriorityClasses { client, seen: AsyncMutex::new(None) };
-        Self { queue: Mutex::new(Queue::new(limits)), limits, listeners: Mutex::default(), classes }
+        Self { queue: Mutex::new(Queue::new(limits)), limits, metrics, listeners: Mutex::default(), classes }
     }
 
     /// Namespace and name of each build whose turn has come, from now on.
@@ -51,37 +55,36 @@ impl Turns {
 
     /// Whether it is the build's turn.
     pub fn turn(&self, uid: &str, ticket: &Ticket) -> Turn {
-        self.queue().turn(uid, ticket, Timestamp::now())
+        self.with(|queue| queue.turn(uid, ticket, Timestamp::now()))
     }
 
     /// The build runs already.
     pub fn resume(&self, uid: &str, namespace: &str) {
-        self.queue().resume(uid, namespace);
+        self.with(|queue| queue.resume(uid, namespace));
     }
 
     /// The build needs no turn any more.
     pub fn leave(&self, uid: &str) {
-        let next = {
-            let mut queue = self.queue();
-            if queue.leave(uid) && queue.waiting() > 0 { queue.next(Timestamp::now()) } else { Vec::new() }
-        };
+        let next = self.with(|queue| {
+            let has_freed = queue.leave(uid);
+            if has_freed && queue.waiting() > 0 { queue.next(Timestamp::now()) } else { Vec::new() }
+        });
         self.tell(next);
     }
 
     /// The build's namespace takes no pod now: others have the turn.
     pub fn hold(&self, uid: &str, ticket: &Ticket) {
-        let next = {
-            let mut queue = self.queue();
+        let next = self.with(|queue| {
             let now = Timestamp::now();
             queue.hold(uid, ticket, now + SignedDuration::try_from(HELD).unwrap_or_default());
             queue.next(now)
-        };
+        });
         self.tell(next);
     }
 
     /// After how long a build that waits looks at its position again.
     pub fn recheck(&self) -> Duration {
-        let waiting = u32::try_from(self.queue().waiting()).unwrap_or(u32::MAX);
+        let waiting = u32::try_from(self.with(|queue| queue.waiting())).unwrap_or(u32::MAX);
         Duration::from_secs((waiting / WRITES_PER_SECOND).into()).clamp(MOST_OFTEN, MOST_SELDOM)
     }
 
@@ -100,9 +103,12 @@ impl Turns {
         }
     }
 
-    /// Each call of the queue leaves it whole.
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Asks or changes the queue, and counts it. Each call of the queue leaves it whole, whatever happened to a thread.
+    fn with<T>(&self, use_it: impl FnOnce(&mut Queue) -> T) -> T {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = use_it(&mut queue);
+        self.metrics.queue(queue.running(), queue.waiting());
+        answer
     }
 }
 

@@ -44,6 +44,7 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, recor
     let builds: Api<DeserializeGuard<OciBuild>> = scoped(&client, namespace.as_deref());
     let pods: Api<Pod> = scoped(&client, namespace.as_deref());
     let (build_store, build_writer) = reflector::store();
+    metrics.watch(build_store.clone());
     let (pod_store, pod_writer) = reflector::store();
 
     let concurrency = config.concurrency;

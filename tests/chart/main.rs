@@ -2,6 +2,7 @@
 #![cfg(feature = "cluster-tests")]
 
 mod conform;
+mod observing;
 #[path = "../tools/mod.rs"]
 mod tools;
 
@@ -24,6 +25,8 @@ const SHAPES: &[&[&str]] = &[
     &["networkPolicy.builds.enabled=true", "networkPolicy.builds.namespaces={team-a}"],
     &["config.allowedIsolations={rootless}", "config.defaults.isolation=rootless", "config.rootlessProfiles=unconfined"],
     &["metrics.serviceMonitor.enabled=true", "metrics.serviceMonitor.labels.release=prometheus"],
+    &["metrics.dashboard.enabled=true", "metrics.alerts.enabled=true", "metrics.alerts.labels.release=prometheus"],
+    &["tracing.otlpEndpoint=http://otel-collector.monitoring:4318", "tracing.sampleRatio=0.1"],
     &["serviceAccount.create=false", "serviceAccount.name=builder", "rbac.create=false", "networkPolicy.enabled=false"],
     &["imagePullSecrets[0].name=pull", "config.images.pullSecrets[0].name=pull", "priorityClassName=high", "logLevel=debug"],
     &["nodeSelector.a=b", "tolerations[0].operator=Exists", "podLabels.team=a", "podAnnotations.a=b", "nameOverride=images"],
@@ -125,6 +128,8 @@ fn bad_values_are_refused_in_these_words() {
             "config.defaults.isolation is privileged, but config.allowedIsolations has only rootless, userns",
         ),
         ("networkPolicy.builds.enabled=true", "Name them in networkPolicy.builds.namespaces or config.watchNamespaces."),
+        ("tracing.otlpEndpoint=otel-collector:4318", "at '/tracing/otlpEndpoint': 'otel-collector:4318' does not match pattern"),
+        ("tracing.sampleRatio=2", "at '/tracing/sampleRatio': maximum: got 2, want 1"),
         ("metrics.service.enabled=false,metrics.serviceMonitor.enabled=true", "needs metrics.service.enabled"),
     ] {
         let message = rendered_text(&[value]).expect_err(value);

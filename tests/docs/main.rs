@@ -1,5 +1,6 @@
 //! Pages that are written from the code, and examples that must work.
 
+mod observing;
 mod reference;
 mod schema;
 
@@ -43,7 +44,7 @@ fn assert_page(path: &str, expected: &str) {
         fs::write(&file, expected).unwrap();
     }
     let found = fs::read_to_string(&file).unwrap_or_default();
-    assert!(found == expected, "{path} is not what src/api says. Write it anew: BLESS=1 cargo test --test docs");
+    assert!(found == expected, "{path} is not what the code says. Write it anew: BLESS=1 cargo test --test docs");
 }
 
 const PAGE: &str = "\

@@ -6,6 +6,7 @@
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 mod cluster;
 mod operator;
+mod traces;
 
 use std::time::{Duration, Instant};
 

@@ -21,7 +21,7 @@ pub struct Deployed {
     _one_at_a_time: MutexGuard<'static, ()>,
 }
 
-const NAMESPACE: &str = "ocibuild-system";
+pub const NAMESPACE: &str = "ocibuild-system";
 const DEPLOYMENT: &str = "deployment/ocibuild";
 
 impl Deployed {
@@ -50,6 +50,10 @@ impl Deployed {
     }
 
     pub fn start_with_lease(&self, identity: &str, namespace: &str) -> Operator {
+        self.start_with(identity, namespace, &[])
+    }
+
+    pub fn start_with(&self, identity: &str, namespace: &str, variables: &[(&str, &str)]) -> Operator {
         // A killed leader keeps its lease; the test does not wait for it to lapse where it starts the next by itself.
         if namespace == NAMESPACE {
             kubectl(&["--namespace", namespace, "delete", "lease", "ocibuild-controller", "--ignore-not-found"]).ok();
@@ -62,6 +66,7 @@ impl Deployed {
             .arg(self.configuration.path())
             .args(["--listen", &format!("127.0.0.1:{port}"), "--identity", identity, "--lease-namespace", namespace])
             .env("KUBECONFIG", self.kubeconfig.path())
+            .envs(variables.iter().copied())
             .stdout(Stdio::inherit())
             .spawn()
             .unwrap();
