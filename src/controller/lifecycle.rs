@@ -172,16 +172,20 @@ pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Lim
 }
 
 fn wait(waiting: &Waiting, limits: &Limits, now: Timestamp) -> Decision {
-    let limit = match waiting.wait {
-        Wait::Claim => limits.waits.claim.0,
-        Wait::Schedule => limits.waits.schedule.0,
-        Wait::Start => limits.waits.start.0,
+    let (limit, field) = match waiting.wait {
+        Wait::Claim => (limits.waits.claim.0, "claim"),
+        Wait::Schedule => (limits.waits.schedule.0, "schedule"),
+        Wait::Start => (limits.waits.start.0, "start"),
     };
     let waited = waiting.since.map_or(SignedDuration::ZERO, |since| now.duration_since(since).max(SignedDuration::ZERO));
     let left = limit.saturating_sub(waited.unsigned_abs());
     if waiting.hopeless || left.is_zero() {
         let words = if waiting.message.is_empty() { "its containers did not start" } else { waiting.message.as_str() };
-        let message = if waiting.hopeless { words.to_owned() } else { format!("waited {}s in vain: {words}", limit.as_secs()) };
+        let message = if waiting.hopeless {
+            words.to_owned()
+        } else {
+            format!("waited {}s (deadlines.{field}) in vain: {words}", limit.as_secs())
+        };
         return Decision::Finish(BuildResult::failed(BuildFailure::new(waiting.reason, message)));
     }
     Decision::Wait {

@@ -164,9 +164,12 @@ impl<'a> Reconciling<'a> {
         }
         let plan = match validate(&self.build, &self.context.config) {
             Ok(plan) => plan,
-            Err(invalid) => return self.refuse(BuildFailure::new(FailureReason::InvalidSpec, invalid.to_string())).await,
+            Err(invalid) => {
+                let failure = BuildFailure::new(FailureReason::InvalidSpec, invalid.to_string());
+                return Box::pin(self.refuse(failure)).await;
+            }
         };
-        let limits = Limits { retries: plan.retries, waits: self.context.config.waits };
+        let limits = Limits { retries: plan.retries, waits: plan.waits };
         if let Some(lease) = plan.lease {
             self.recheck = self.context.lease_left(&self.build, lease);
             if self.recheck.is_zero() {
@@ -319,7 +322,7 @@ impl<'a> Reconciling<'a> {
     /// A refusal that may pass is waited out, as long as for a node; any other ends the build.
     async fn refused(&mut self, plan: &Validated, refusal: Refusal) -> Result<Option<Action>, ReconcileError> {
         let waited = Recorded::of(&self.build).started.map(|started| Timestamp::now().duration_since(started).unsigned_abs());
-        let has_time = waited.is_none_or(|waited| waited < self.context.config.waits.schedule.0);
+        let has_time = waited.is_none_or(|waited| waited < plan.waits.schedule.0);
         if refusal.may_pass && has_time {
             let failure = &refusal.failure;
             self.write(plan, None, &Standing::Waiting { message: &failure.message, reason: Some(failure.reason) }).await?;

@@ -157,14 +157,14 @@ fn a_rebuild_has_retries_of_its_own() {
 
 #[test]
 fn each_wait_ends_at_its_own_deadline_and_says_what_it_waited_for() {
-    for (wait, limit) in [(Wait::Claim, 60), (Wait::Schedule, 1800), (Wait::Start, 600)] {
+    for (wait, limit, field) in [(Wait::Claim, 60, "claim"), (Wait::Schedule, 1800, "schedule"), (Wait::Start, 600, "start")] {
         let in_time = decision(&wanted(3, None), &recorded(Phase::Pending, 1, false), &waiting(wait, limit - 1, "no node"));
         let Decision::Wait { message, reason, recheck } = in_time else { panic!("{in_time:?}") };
         assert_eq!((message.as_str(), reason), ("no node", Some(FailureReason::Unschedulable)));
         assert_eq!(recheck, Some(Duration::from_millis(1050)));
         let late = decision(&wanted(3, None), &recorded(Phase::Pending, 1, false), &waiting(wait, limit, "no node"));
         let Decision::Finish(BuildResult { outcome: Outcome::Failed(failure), .. }) = late else { panic!("{late:?}") };
-        assert_eq!(failure.message, format!("waited {limit}s in vain: no node"));
+        assert_eq!(failure.message, format!("waited {limit}s (deadlines.{field}) in vain: no node"));
     }
 }
 
