@@ -24,16 +24,19 @@ enum Command {
     Crd,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(command()).await {
-        Ok(code) => code,
-        Err(error) => {
-            // For people, and without a backtrace: it would hide the one line that they need.
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Runtime::new().map_err(Into::into);
+    let ended = runtime.and_then(|runtime| {
+        let ended = runtime.block_on(run(command()));
+        // Work that was left behind, the unpacking of an archive for example, ends with the process.
+        runtime.shutdown_background();
+        ended
+    });
+    ended.unwrap_or_else(|error| {
+        // For people, and without a backtrace: it would hide the one line that they need.
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 /// A pipeline's `run: {path: build}` finds this binary by a link of that name.

@@ -18,9 +18,53 @@ pub fn shortened_to_end(text: &str, limit: usize) -> String {
     format!("…{}", &text[begin..])
 }
 
+/// The text without what may be secret in its addresses: user, password and query. Storage signs its addresses by the query.
+pub fn without_secrets(text: &str) -> String {
+    const AUTHORITY: &str = "://";
+    let ends = |character: char| character.is_whitespace() || "\"'`<>".contains(character);
+    let mut safe = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(AUTHORITY) {
+        let (before, after) = rest.split_at(at + AUTHORITY.len());
+        safe.push_str(before);
+        let (address, behind) = after.split_at(after.find(ends).unwrap_or(after.len()));
+        let (authority, path) = address.split_at(address.find(['/', '?', '#']).unwrap_or(address.len()));
+        safe.push_str(authority.rsplit_once('@').map_or(authority, |(_, host)| host));
+        match path.split_once('?') {
+            // What follows an address in a sentence is no part of its query.
+            Some((path, query)) => {
+                let sentence = &query[query.trim_end_matches([':', ',', ';', '.', ')']).len()..];
+                safe.extend([path, "?…", sentence]);
+            }
+            None => safe.push_str(path),
+        }
+        rest = behind;
+    }
+    safe + rest
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{shortened, shortened_to_end};
+    use super::{shortened, shortened_to_end, without_secrets};
+
+    #[test]
+    fn addresses_lose_what_may_be_secret() {
+        for (text, expected) in [
+            ("no address", "no address"),
+            ("GET https://r.example/v2/: 401", "GET https://r.example/v2/: 401"),
+            ("git clone https://me:hunter2@git.example/a.git failed", "git clone https://git.example/a.git failed"),
+            ("https://me@x@git.example", "https://git.example"),
+            (
+                "PUT request to https://r/v2/x/blobs/uploads/1?_state=secret&b=c: 500 Internal Server Error",
+                "PUT request to https://r/v2/x/blobs/uploads/1?…: 500 Internal Server Error",
+            ),
+            ("Get \"https://s3/x?X-Amz-Signature=secret\": EOF", "Get \"https://s3/x?…\": EOF"),
+            ("http://a:b@c and http://d?e=f, g", "http://c and http://d?…, g"),
+            ("ssh://git@host/@scope/x://y@z/?", "ssh://host/@scope/x://y@z/?…"),
+        ] {
+            assert_eq!(without_secrets(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn a_text_is_cut_between_characters_and_says_so() {

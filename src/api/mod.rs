@@ -1,6 +1,7 @@
 //! The custom resource: what a user writes (`spec`), what the controller reports (`status`), and the rules by which the API
 //! server itself refuses a bad manifest. Pure: no client, no clock.
 
+mod deadlines;
 mod definition;
 mod image;
 mod output;
@@ -12,6 +13,7 @@ mod source;
 mod spec;
 mod status;
 
+pub use deadlines::Deadlines;
 pub use definition::crd_yaml;
 pub use image::{Attestations, Compression, OutputFormat, Provenance, Sbom};
 pub use output::{ClaimTemplate, Download, NoOutput, Output, OutputClaim};

@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attestations, BuildSecret, Compression, OciBuildStatus, Output, OutputFormat, PodSettings, Proxy, RegistryConnection, Source,
-    SshKey,
+    Attestations, BuildSecret, Compression, Deadlines, OciBuildStatus, Output, OutputFormat, PodSettings, Proxy,
+    RegistryConnection, Source, SshKey,
 };
 
 /// CEL: a path that stays below the root it is relative to. Empty means the root.
@@ -281,6 +281,10 @@ pub struct OciBuildSpec {
     #[schemars(length(max = 32), extend("example" = "30m"))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && self != '' && duration(self) >= duration('1s') && duration(self) <= duration('168h')").message("timeout: hours, minutes and seconds between 1s and 168h, for example 30m or 1h30m"))]
     pub timeout: Option<String>,
+
+    /// How long each part of the build may take, from the queue to the push.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadlines: Option<Deadlines>,
 
     /// How often the build is tried again when its pod was lost through no fault of its own: evicted, preempted, deleted, its
     /// node gone, the BuildKit daemon dead, a registry out of order. A failing Dockerfile is never tried again. Default: the operator's configuration.

@@ -110,6 +110,15 @@ pub struct Limits {
     pub waits: Waits,
 }
 
+impl Limits {
+    /// What is left of the time that a build may wait in the queue, if it waits there and that time is limited.
+    pub fn queue_left(&self, recorded: &Recorded, now: Timestamp) -> Option<Duration> {
+        let since = recorded.queued.filter(|_| recorded.phase == Some(Phase::Queued))?;
+        let waited = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+        Some(self.waits.queue?.0.saturating_sub(waited))
+    }
+}
+
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant, reason = "one is made in a reconcile and dropped with it")]
@@ -205,6 +214,12 @@ pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Lim
         let message = format!("cancelled by the annotation {CANCEL_ANNOTATION}");
         return Decision::Finish(BuildResult::failed(BuildFailure::new(FailureReason::Cancelled, message)));
     }
+    let is_held_back = matches!(pod, PodState::Absent | PodState::Gated { .. });
+    if let Some(limit) = limits.waits.queue.filter(|_| is_held_back && limits.queue_left(recorded, now) == Some(Duration::ZERO)) {
+        let seconds = limit.0.as_secs();
+        let message = format!("the build waited {seconds}s in vain for its turn; raise deadlines.queue to let it wait longer");
+        return Decision::Finish(BuildResult::failed(BuildFailure::new(FailureReason::Timeout, message)));
+    }
     let Some(attempt) = recorded.attempt else { return begin(Attempt::FIRST, Attempt::FIRST) };
     let first_attempt = recorded.first_attempt.unwrap_or(attempt);
     let retry_or_fail = |failure: BuildFailure| {
@@ -266,16 +281,20 @@ fn left(until: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
 }
 
 fn wait(waiting: &Waiting, limits: &Limits, now: Timestamp) -> Decision {
-    let limit = match waiting.wait {
-        Wait::Claim => limits.waits.claim.0,
-        Wait::Schedule => limits.waits.schedule.0,
-        Wait::Start => limits.waits.start.0,
+    let (limit, field) = match waiting.wait {
+        Wait::Claim => (limits.waits.claim.0, "claim"),
+        Wait::Schedule => (limits.waits.schedule.0, "schedule"),
+        Wait::Start => (limits.waits.start.0, "start"),
     };
     let waited = waiting.since.map_or(SignedDuration::ZERO, |since| now.duration_since(since).max(SignedDuration::ZERO));
     let left = limit.saturating_sub(waited.unsigned_abs());
     if waiting.hopeless || left.is_zero() {
         let words = if waiting.message.is_empty() { "its containers did not start" } else { waiting.message.as_str() };
-        let message = if waiting.hopeless { words.to_owned() } else { format!("waited {}s in vain: {words}", limit.as_secs()) };
+        let message = if waiting.hopeless {
+            words.to_owned()
+        } else {
+            format!("waited {}s (deadlines.{field}) in vain: {words}", limit.as_secs())
+        };
         return Decision::Finish(BuildResult::failed(BuildFailure::new(waiting.reason, message)));
     }
     Decision::Wait {

@@ -203,9 +203,12 @@ impl<'a> Reconciling<'a> {
         }
         let plan = match validate(&self.build, &self.context.config) {
             Ok(plan) => plan,
-            Err(invalid) => return self.refuse(BuildFailure::new(FailureReason::InvalidSpec, invalid.to_string())).await,
+            Err(invalid) => {
+                let failure = BuildFailure::new(FailureReason::InvalidSpec, invalid.to_string());
+                return Box::pin(self.refuse(failure)).await;
+            }
         };
-        let limits = Limits { retries: plan.retries, waits: self.context.config.waits };
+        let limits = Limits { retries: plan.retries, waits: plan.waits };
         if let Some(lease) = plan.lease {
             self.recheck = self.context.lease_left(&self.build, lease);
             if self.recheck.is_zero() {
@@ -239,7 +242,8 @@ impl<'a> Reconciling<'a> {
                     let standing = Standing::Queued { attempt, first_attempt, position, reason: "Queued", message: &message };
                     self.write(&plan, None, &standing).await?;
                     self.delete_predecessors(Some((attempt, first_attempt))).await?;
-                    return Ok(self.again_in(self.context.turns.recheck()));
+                    let left = limits.queue_left(&Recorded::of(&self.build), now).unwrap_or(Duration::MAX);
+                    return Ok(self.again_in(self.context.turns.recheck().min(left)));
                 }
                 Decision::Gated { message } => {
                     let attempt = recorded.attempt.unwrap_or(Attempt::FIRST);
@@ -247,7 +251,8 @@ impl<'a> Reconciling<'a> {
                     let standing =
                         Standing::Queued { attempt, first_attempt, position: None, reason: "Gated", message: &message };
                     self.write(&plan, pod.as_deref(), &standing).await?;
-                    return Ok(self.again_in(LOST_WAKE_UP));
+                    let left = limits.queue_left(&Recorded::of(&self.build), now).unwrap_or(Duration::MAX);
+                    return Ok(self.again_in(LOST_WAKE_UP.min(left)));
                 }
                 Decision::CreatePod { attempt } => {
                     let ticket = self.ticket(&recorded, priority, now);
@@ -414,7 +419,7 @@ impl<'a> Reconciling<'a> {
         }
         let since = recorded.started.or(recorded.queued);
         let waited = since.map(|since| Timestamp::now().duration_since(since).unsigned_abs());
-        let has_time = waited.is_none_or(|waited| waited < self.context.config.waits.schedule.0);
+        let has_time = waited.is_none_or(|waited| waited < plan.waits.schedule.0);
         if refusal.may_pass && has_time {
             self.write(plan, None, &Standing::Waiting { message: &failure.message, reason: Some(failure.reason) }).await?;
             return Ok(Some(self.again_in(REFUSED_INTERVAL)));

@@ -48,6 +48,30 @@ pub struct Instructions {
     pub output: Option<OutputInstructions>,
     /// Seconds after which the runner gives up.
     pub timeout_seconds: u64,
+    /// Seconds that each part of the run may take.
+    #[serde(default)]
+    pub deadlines: PhaseSeconds,
+}
+
+/// Seconds that each part of a run may take; none is as long as the whole.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PhaseSeconds {
+    /// Until the daemon listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub daemon: Option<u64>,
+    /// The source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<u64>,
+    /// Base images and steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<u64>,
+    /// Layers and files of the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub export: Option<u64>,
+    /// The push.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub push: Option<u64>,
 }
 
 /// What the Dockerfile is given.

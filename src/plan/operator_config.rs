@@ -30,7 +30,7 @@ pub struct OperatorConfig {
     pub rootless_profiles: RootlessProfiles,
     /// Isolations that a build may ask for. `auto` picks among them.
     pub allowed_isolations: Vec<Isolation>,
-    /// How long a build waits for what is not there.
+    /// How long each part of a build may take.
     pub waits: Waits,
     /// How many builds run at the same time.
     pub queue: QueueLimits,
@@ -238,24 +238,47 @@ pub enum RootlessProfiles {
     Unconfined,
 }
 
-/// How long a build waits for what is not there. When the time is over the build fails with the reason's name.
+/// How long each part of a build may take that does not say otherwise (`spec.deadlines`). When the time is over the build fails.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Waits {
+    /// In the queue; for ever if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<ConfigDuration>,
     /// For a claim that the spec names and that does not exist yet.
     pub claim: ConfigDuration,
     /// For a node that takes the pod.
     pub schedule: ConfigDuration,
     /// For volumes and images, once a node has taken the pod.
     pub start: ConfigDuration,
+    /// Until the BuildKit daemon listens.
+    pub daemon: ConfigDuration,
+    /// Fetching the source; as long as the timeout if there is none. So are those below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<ConfigDuration>,
+    /// Base images and steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<ConfigDuration>,
+    /// Layers and files of the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub export: Option<ConfigDuration>,
+    /// The push.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub push: Option<ConfigDuration>,
 }
 
 impl Default for Waits {
     fn default() -> Self {
         Self {
+            queue: None,
             claim: ConfigDuration(Duration::from_mins(1)),
             schedule: ConfigDuration(Duration::from_mins(30)),
             start: ConfigDuration(Duration::from_mins(10)),
+            daemon: ConfigDuration(Duration::from_secs(30)),
+            source: None,
+            build: None,
+            export: None,
+            push: None,
         }
     }
 }

@@ -123,10 +123,7 @@ pub fn build_pod(build: &Validated, attempt: Attempt, isolation: PodIsolation, c
                 fs_group_change_policy: Some("OnRootMismatch".to_owned()),
                 ..PodSecurityContext::default()
             }),
-            // A backstop only: the runner watches the timeout itself and says so in its result.
-            active_deadline_seconds: i64::try_from((build.timeout + config.waits.start.0).as_secs())
-                .ok()
-                .map(|seconds| seconds + 300),
+            active_deadline_seconds: active_deadline(build),
             termination_grace_period_seconds: Some(10),
             image_pull_secrets: (!config.images.pull_secrets.is_empty()).then(|| config.images.pull_secrets.clone()),
             node_selector: merged(&config.defaults.node_selector, &build.pod.node_selector),
@@ -139,6 +136,13 @@ pub fn build_pod(build: &Validated, attempt: Attempt, isolation: PodIsolation, c
         }),
         status: None,
     }
+}
+
+/// A backstop only: the runner watches its time itself and says so in its result.
+fn active_deadline(build: &Validated) -> Option<i64> {
+    let download = build.instructions.output.as_ref().and_then(|output| output.download_seconds).unwrap_or(0);
+    let seconds = (build.timeout + build.waits.start.0).as_secs().saturating_add(download).saturating_add(300);
+    i64::try_from(seconds).ok()
 }
 
 #[derive(Default)]

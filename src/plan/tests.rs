@@ -206,6 +206,51 @@ fn what_the_spec_says_of_registries_wins_over_the_operators_and_buildkit_config_
 }
 
 #[test]
+fn each_deadline_of_the_spec_wins_over_that_of_the_operator() {
+    let config: OperatorConfig =
+        serde_json::from_value(json!({ "waits": { "claim": "5s", "push": "20m", "queue": "6h" } })).unwrap();
+    let deadlines = |more: &str| {
+        let plan = validate(&build(&format!("{HELLO}{more}")), &config).unwrap();
+        json!([plan.waits, plan.instructions.deadlines])
+    };
+    assert_eq!(
+        deadlines(""),
+        json!([
+            { "queue": "21600s", "claim": "5s", "schedule": "1800s", "start": "600s", "daemon": "30s", "push": "1200s" },
+            { "daemon": 30, "push": 1200 },
+        ])
+    );
+    assert_eq!(
+        deadlines(
+            "deadlines: { queue: 1s, claim: 2s, schedule: 3s, start: 4s, daemon: 5s, source: 6s, build: 7s, export: 8s, push: 1m }"
+        ),
+        json!([
+            {
+                "queue": "1s", "claim": "2s", "schedule": "3s", "start": "4s", "daemon": "5s", "source": "6s", "build": "7s",
+                "export": "8s", "push": "60s",
+            },
+            { "daemon": 5, "source": 6, "build": 7, "export": 8, "push": 60 },
+        ])
+    );
+    let refused = validate(&build(&format!("{HELLO}deadlines: {{ push: soon }}")), &config).unwrap_err();
+    assert_eq!(refused.to_string(), "deadlines.push: \"soon\" is not a duration such as 30m or 1h30m");
+}
+
+#[test]
+fn a_pod_is_given_the_time_of_all_its_parts() {
+    let config = OperatorConfig::default();
+    let seconds = |more: &str| {
+        let plan = validate(&build(&format!("{HELLO}{more}")), &config).unwrap();
+        build_pod(&plan, Attempt::FIRST, PodIsolation::Rootless, &config).spec.unwrap().active_deadline_seconds
+    };
+    assert_eq!(seconds("timeout: 10m"), Some(600 + 600 + 300));
+    assert_eq!(
+        seconds("timeout: 10m\ndeadlines: { start: 1m }\noutput: { download: { timeout: 5m } }"),
+        Some(600 + 60 + 300 + 300)
+    );
+}
+
+#[test]
 fn what_the_administrator_does_not_allow_is_refused_by_name() {
     let config: OperatorConfig = serde_json::from_value(json!({ "allowedOverrides": ["proxy"] })).unwrap();
     for (more, field) in [
@@ -246,7 +291,7 @@ fn what_the_api_server_cannot_see_is_refused_by_name() {
         ),
         (
             HELLO.replace("FROM scratch", &"x".repeat(300_000)),
-            "source.files, buildArgs, labels and the other fields are 300261 bytes together; at most 204800 fit. Put large files into a ConfigMap, a claim or a repository",
+            "source.files, buildArgs, labels and the other fields are 300287 bytes together; at most 204800 fit. Put large files into a ConfigMap, a claim or a repository",
         ),
     ] {
         let refused: InvalidSpec = validate(&build(&spec), &OperatorConfig::default()).unwrap_err();

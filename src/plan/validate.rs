@@ -6,8 +6,8 @@ use super::{
     InvalidReference, OperatorConfig,
     daemon_config::parse as parse_buildkit_config,
     duration::parse_duration,
-    instructions::Instructions,
-    operator_config::Override,
+    instructions::{Instructions, PhaseSeconds},
+    operator_config::{ConfigDuration, Override, Waits},
     registries::registries,
     translate::{image_form, output, parameters, references, registry_secrets, relative, secrets, source_instructions, ssh},
 };
@@ -133,6 +133,8 @@ pub struct Validated {
     pub instructions: Instructions,
     /// How long the runner may take.
     pub timeout: Duration,
+    /// How long each part may take.
+    pub waits: Waits,
     /// How long the build goes on without being renewed.
     pub lease: Option<Duration>,
     /// Attempts after the first.
@@ -205,6 +207,7 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
     }
     allowed_overrides(spec, config)?;
     let timeout = duration("timeout", spec.timeout.as_deref())?.unwrap_or(config.defaults.timeout.0);
+    let waits = waits(spec, config)?;
     let isolation = isolation(spec, config)?;
     let (output, output_path) = output(&name, build, config)?;
     let (registries, registry_authorities) = registries(spec, config);
@@ -223,6 +226,7 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
         registries,
         output: output_path,
         timeout_seconds: timeout.as_secs(),
+        deadlines: phase_seconds(&waits),
     };
     let pod = spec.pod.clone().unwrap_or_default();
     let size = serde_json::to_string(&instructions).map_or(0, |text| text.len());
@@ -236,6 +240,7 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
         generation: build.metadata.generation.unwrap_or_default(),
         instructions,
         timeout,
+        waits,
         lease: duration("lease", spec.lease.as_deref())?,
         retries: spec.retries.unwrap_or(config.defaults.retries),
         isolation,
@@ -262,6 +267,35 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
 fn duration(field: &'static str, text: Option<&str>) -> Result<Option<Duration>, InvalidSpec> {
     let parse = |text: &str| parse_duration(text).ok_or_else(|| InvalidSpec::Duration { field, text: text.to_owned() });
     text.map(parse).transpose()
+}
+
+/// What the spec says of its deadlines wins over the operator's configuration.
+fn waits(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<Waits, InvalidSpec> {
+    let own = spec.deadlines.clone().unwrap_or_default();
+    let parsed = |field, text: &Option<String>| duration(field, text.as_deref()).map(|wait| wait.map(ConfigDuration));
+    let of_operator = config.waits;
+    Ok(Waits {
+        queue: parsed("deadlines.queue", &own.queue)?.or(of_operator.queue),
+        claim: parsed("deadlines.claim", &own.claim)?.unwrap_or(of_operator.claim),
+        schedule: parsed("deadlines.schedule", &own.schedule)?.unwrap_or(of_operator.schedule),
+        start: parsed("deadlines.start", &own.start)?.unwrap_or(of_operator.start),
+        daemon: parsed("deadlines.daemon", &own.daemon)?.unwrap_or(of_operator.daemon),
+        source: parsed("deadlines.source", &own.source)?.or(of_operator.source),
+        build: parsed("deadlines.build", &own.build)?.or(of_operator.build),
+        export: parsed("deadlines.export", &own.export)?.or(of_operator.export),
+        push: parsed("deadlines.push", &own.push)?.or(of_operator.push),
+    })
+}
+
+fn phase_seconds(waits: &Waits) -> PhaseSeconds {
+    let seconds = |wait: ConfigDuration| wait.0.as_secs();
+    PhaseSeconds {
+        daemon: Some(seconds(waits.daemon)),
+        source: waits.source.map(seconds),
+        build: waits.build.map(seconds),
+        export: waits.export.map(seconds),
+        push: waits.push.map(seconds),
+    }
 }
 
 fn isolation(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<Isolation, InvalidSpec> {

@@ -52,7 +52,7 @@ impl SharedTracker {
 
     /// Begins anew for another run.
     pub fn reset(&self) {
-        self.with(|tracker| *tracker = Tracker::default());
+        self.with(Tracker::reset);
     }
 }
 
@@ -127,10 +127,11 @@ impl Buildctl {
             _ => None,
         };
         let back_channel = back_channel.map(|(reader, taker)| tokio::task::spawn_blocking(move || taker(reader)));
-        let following = child.stderr.take().map(|stderr| tokio::spawn(follow(stderr, self.tracker.clone())));
+        let following = child.stderr.take().map(|stderr| tokio::spawn(follow(stderr, self.tracker.clone(), stop.clone())));
         let status = tokio::select! {
             status = child.wait() => status?,
             () = stop.asked() => {
+                self.tracker.with(Tracker::stop);
                 let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
                 signal(group, Signal::TERM);
                 if let Ok(status) = tokio::time::timeout(PATIENCE, child.wait()).await {
@@ -163,11 +164,12 @@ fn signal(group: Option<Pid>, signal: Signal) {
     }
 }
 
-async fn follow(stderr: ChildStderr, tracker: SharedTracker) -> io::Result<()> {
+async fn follow(stderr: ChildStderr, tracker: SharedTracker, stop: Stop) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(1 << 16, stderr);
     let mut line = Vec::new();
     while next_line(&mut reader, &mut line).await? {
-        let printed = tracker.with(|tracker| tracker.line(&line));
+        let (printed, phase) = tracker.with(|tracker| (tracker.line(&line), tracker.phase()));
+        stop.follow(phase);
         if !printed.is_empty() {
             let mut text = printed.join("\n");
             text.push('\n');

@@ -13,16 +13,20 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{result::BuildFailure, stop::Stop};
+use super::{
+    result::BuildFailure,
+    stop::{Stop, stopped},
+};
 use crate::api::FailureReason;
 
 /// A startup probe asks once a second at best; asking this often is what makes a build start a second earlier.
 const POLL: Duration = Duration::from_millis(20);
-/// A daemon that does not listen by now will not.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A daemon that does not listen by now will not, unless the instructions say otherwise.
+const PATIENCE: u64 = 30;
 
 /// Waits until the daemon at a unix socket listens. Other addresses are left to buildctl.
-pub async fn wait(address: &str, stop: &mut Stop) -> Result<(), BuildFailure> {
+pub async fn wait(address: &str, seconds: Option<u64>, stop: &mut Stop) -> Result<(), BuildFailure> {
+    let patience = seconds.unwrap_or(PATIENCE);
     let Some(socket) = address.strip_prefix("unix://") else { return Ok(()) };
     let listens = async {
         while UnixStream::connect(socket).await.is_err() {
@@ -30,11 +34,11 @@ pub async fn wait(address: &str, stop: &mut Stop) -> Result<(), BuildFailure> {
         }
     };
     tokio::select! {
-        waited = tokio::time::timeout(PATIENCE, listens) => waited.map_err(|_| {
-            let message = format!("the BuildKit daemon did not listen on {address} within {}s", PATIENCE.as_secs());
+        waited = tokio::time::timeout(Duration::from_secs(patience), listens) => waited.map_err(|_| {
+            let message = format!("the BuildKit daemon did not listen on {address} within {patience}s (deadlines.daemon)");
             BuildFailure::new(FailureReason::DaemonDied, message)
         }),
-        () = stop.asked() => Ok(()),
+        () = stop.asked() => Err(stopped()),
     }
 }
 

@@ -4,7 +4,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -44,7 +43,7 @@ async fn build_in(folder: &Path, instructions: &Instructions, config: Option<Str
     let work = folder.join("work");
     fs::create_dir_all(&work)?;
     let surroundings = Surroundings { address: daemon.address.clone(), work, credentials: None };
-    let stop = Stop::new(Duration::from_secs(instructions.timeout_seconds))?;
+    let stop = Stop::new(instructions)?;
     let result = Run::new(instructions, &surroundings, SharedTracker::default(), stop).build(now()).await;
     daemon.stop().await;
     print!("{}", report::report(&result, instructions.output.as_ref().map(|output| output.root.as_path())));

@@ -9,6 +9,7 @@
 mod arguments;
 mod buildctl;
 mod daemon;
+mod deadlines;
 pub mod diagnose;
 mod given;
 mod image_args;
@@ -101,7 +102,7 @@ async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
                 work: PathBuf::from(layout::WORK_DIRECTORY),
                 credentials: Some(PathBuf::from(layout::MEMORY_DIRECTORY)),
             };
-            let mut stop = Stop::new(Duration::from_secs(instructions.timeout_seconds))?;
+            let mut stop = Stop::new(&instructions)?;
             let tracker = SharedTracker::default();
             tokio::spawn(progress_server::serve(tracker.clone()));
             let transfer = transfer(&instructions, &surroundings.work).await?;

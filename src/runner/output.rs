@@ -176,7 +176,7 @@ pub struct TarFile {
     pub sha256: String,
 }
 
-/// Writes `image.tar` as it comes.
+/// Writes `image.tar` as it comes; what it was written for syncs it.
 pub fn write_tar(folder: &Path, mut stream: impl Read) -> io::Result<TarFile> {
     let mut file = create_new(&folder.join(TAR))?;
     let mut hash = Sha256::new();
@@ -193,7 +193,6 @@ pub fn write_tar(folder: &Path, mut stream: impl Read) -> io::Result<TarFile> {
         file.write_all(&buffer[..read])?;
         size += read as u64;
     }
-    file.sync_all()?;
     Ok(TarFile { file, size, sha256: hex::encode(hash.finalize()) })
 }
 

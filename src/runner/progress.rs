@@ -1,12 +1,13 @@
 //! BuildKit's progress, line by line. Pure: a line of `buildctl --progress=rawjson` in, plain log lines as `docker build` prints
 //! them out; beside them what is known so far: steps, times, the step that failed. Memory is bounded whatever comes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
+use super::deadlines::RunPhase;
 use crate::api::Progress;
 
 /// Vertices that are kept; a Dockerfile has dozens.
@@ -20,6 +21,9 @@ const LINE_LIMIT: usize = 64 * 1024;
 /// Lines that are not progress, kept for the diagnosis.
 const REMARKS_LIMIT: usize = 40;
 const WARNINGS_LIMIT: usize = 10;
+/// Parts of an export that are open at a time: pushes, and what goes before them.
+const PARTS_LIMIT: usize = 100;
+const PUSHING: &str = "pushing ";
 
 #[derive(Deserialize)]
 struct Report {
@@ -92,9 +96,15 @@ struct Vertex {
     is_closed: bool,
     tail: VecDeque<String>,
     open_line: Vec<u8>,
+    /// Of an export: what it is about, and since when.
+    open_parts: BTreeMap<String, Timestamp>,
 }
 
 impl Vertex {
+    fn is_open(&self) -> bool {
+        self.started.is_some() && self.completed.is_none()
+    }
+
     fn is_done(&self) -> bool {
         self.completed.is_some() && !self.is_failed
     }
@@ -147,6 +157,7 @@ pub struct Tracker {
     order: Vec<String>,
     failed: Option<FailedStep>,
     interrupted: Option<String>,
+    waited_for: Option<String>,
     remarks: VecDeque<String>,
     warnings: Vec<String>,
     build: Span,
@@ -163,9 +174,7 @@ impl Tracker {
             self.vertex(vertex, &mut printed);
         }
         for status in &report.statuses {
-            if status.id.starts_with("pushing ") && self.vertices.contains_key(&status.vertex) {
-                self.push.cover(status.started, status.completed);
-            }
+            self.part(status);
         }
         for log in report.logs {
             self.log(&log, &mut printed);
@@ -197,9 +206,7 @@ impl Tracker {
         let total = count(|_| true);
         let done = count(Vertex::is_done);
         let running = |kind| {
-            let open = self
-                .in_order()
-                .filter(move |vertex| vertex.kind == kind && vertex.started.is_some() && vertex.completed.is_none());
+            let open = self.in_order().filter(move |vertex| vertex.kind == kind && vertex.is_open());
             open.max_by_key(|vertex| vertex.started)
         };
         Progress {
@@ -209,6 +216,35 @@ impl Tracker {
             current: running(Kind::Step).or_else(|| running(Kind::Export)).map(|vertex| vertex.name.clone()),
             summary: format!("{done}/{total}"),
         }
+    }
+
+    /// What BuildKit is doing. Exports run beside each other; while a push is among them, that is what counts.
+    pub fn phase(&self) -> RunPhase {
+        let mut exports = self.in_order().filter(|vertex| vertex.kind == Kind::Export && vertex.is_open()).peekable();
+        if exports.peek().is_none() {
+            return RunPhase::Build;
+        }
+        let is_pushing = exports.any(|export| export.open_parts.keys().any(|part| part.starts_with(PUSHING)));
+        if is_pushing { RunPhase::Push } else { RunPhase::Export }
+    }
+
+    /// BuildKit is told to stop now: what was begun last and has not ended is what it waited for.
+    pub fn stop(&mut self) {
+        let last = self.in_order().filter(|vertex| vertex.is_open()).max_by_key(|vertex| vertex.started);
+        self.waited_for = last.map(|last| {
+            let part = last.open_parts.iter().max_by_key(|(_, since)| **since);
+            part.map_or_else(|| last.name.clone(), |(part, _)| format!("{}: {part}", last.name))
+        });
+    }
+
+    /// What was waited for when the build was told to stop.
+    pub fn waited_for(&self) -> Option<&str> {
+        self.waited_for.as_deref()
+    }
+
+    /// Begins anew for another run; why one was stopped stays known.
+    pub fn reset(&mut self) {
+        *self = Self { waited_for: self.waited_for.take(), ..Self::default() };
     }
 
     /// The step that failed first, if one did.
@@ -257,6 +293,27 @@ impl Tracker {
         vec![text]
     }
 
+    /// A part of an export: `pushing layers`, `exporting manifest sha256:…`.
+    fn part(&mut self, report: &StatusReport) {
+        let Some(vertex) = self.vertices.get_mut(&report.vertex) else { return };
+        let name = readable(&report.id, TEXT_LIMIT);
+        if name.starts_with(PUSHING) {
+            self.push.cover(report.started, report.completed);
+        }
+        if vertex.kind != Kind::Export {
+            return;
+        }
+        match (report.started, report.completed) {
+            (Some(started), None) if vertex.open_parts.len() < PARTS_LIMIT => {
+                vertex.open_parts.insert(name, started);
+            }
+            (_, Some(_)) => {
+                vertex.open_parts.remove(&name);
+            }
+            _ => {}
+        }
+    }
+
     fn vertex(&mut self, report: VertexReport, printed: &mut Vec<String>) {
         if !self.vertices.contains_key(&report.digest) {
             if self.vertices.len() == VERTICES_LIMIT {
@@ -275,6 +332,7 @@ impl Tracker {
                 is_closed: false,
                 tail: VecDeque::new(),
                 open_line: Vec::new(),
+                open_parts: BTreeMap::new(),
             };
             self.order.push(report.digest.clone());
             self.vertices.insert(report.digest.clone(), vertex);

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{FailureReason, OutputFormat, Progress},
     plan::Digest,
+    text::without_secrets,
 };
 
 /// The kubelet cuts termination messages at 4096 bytes; half a JSON would be no result.
@@ -138,6 +139,12 @@ impl BuildFailure {
     /// A failure of no step in particular.
     pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), step: None, exit_code: None, log_excerpt: None, retry_after: None }
+    }
+
+    /// The same without what may be secret in the addresses of its message.
+    #[must_use]
+    pub fn without_secrets(self) -> Self {
+        Self { message: without_secrets(&self.message), ..self }
     }
 }
 

@@ -8,7 +8,9 @@ use std::{
 
 use super::{
     buildctl::{Buildctl, SharedTracker},
-    daemon, given,
+    daemon,
+    deadlines::RunPhase,
+    given,
     locate::locate,
     output::{Staging, storage_reason, write_result},
     registry_auth::write_docker_config,
@@ -54,9 +56,11 @@ impl<'a> Run<'a> {
 
     /// Builds. Whatever happens becomes a result.
     pub async fn build(mut self, started_at: i64) -> BuildResult {
-        let outcome = match self.attempt().await {
+        let outcome = self.attempt().await;
+        self.stop.end();
+        let outcome = match outcome {
             Ok(image) => Outcome::Succeeded(image),
-            Err(failure) => Outcome::Failed(self.as_stopped(failure)),
+            Err(failure) => Outcome::Failed(self.as_stopped(failure).without_secrets()),
         };
         let spans = self.tracker.with(|tracker| tracker.spans());
         let progress = self.tracker.with(|tracker| tracker.progress());
@@ -70,7 +74,11 @@ impl<'a> Run<'a> {
     /// Whatever buildctl said when it was stopped, it was stopped.
     fn as_stopped(&self, failure: BuildFailure) -> BuildFailure {
         let Some(reason) = self.stop.reason() else { return failure };
-        let step = self.tracker.with(|tracker| tracker.interrupted().map(str::to_owned).or_else(|| tracker.progress().current));
+        let is_of_step = !matches!(reason, StopReason::Overdue(phase) if phase != RunPhase::Build);
+        let step = self
+            .tracker
+            .with(|tracker| tracker.interrupted().map(str::to_owned).or_else(|| tracker.progress().current))
+            .filter(|_| is_of_step);
         let place = step.as_ref().map(|step| format!(" in step {step}")).unwrap_or_default();
         let (reason, message) = match reason {
             StopReason::Cancelled => (FailureReason::Cancelled, format!("the build was told to stop{place}")),
@@ -78,6 +86,12 @@ impl<'a> Run<'a> {
                 FailureReason::Timeout,
                 format!("the build took longer than its timeout of {}s{place}", self.instructions.timeout_seconds),
             ),
+            StopReason::Overdue(phase) => {
+                let waited_for = self.tracker.with(|tracker| tracker.waited_for().map(|what| format!("; it waited for {what}")));
+                let limit = self.stop.limit(phase).unwrap_or_default();
+                let words = format!("{} took longer than {limit}s (deadlines.{})", phase.words(), phase.field());
+                (FailureReason::Timeout, words + waited_for.as_deref().unwrap_or_default())
+            }
         };
         BuildFailure { step, ..BuildFailure::new(reason, message) }
     }
@@ -102,19 +116,18 @@ impl<'a> Run<'a> {
             tracker: self.tracker.clone(),
         };
         let begin = Instant::now();
-        daemon::wait(&self.surroundings.address, &mut self.stop).await?;
+        daemon::wait(&self.surroundings.address, self.instructions.deadlines.daemon, &mut self.stop).await?;
         self.timings.daemon = Some(milliseconds(begin));
 
         let begin = Instant::now();
+        self.stop.enter(RunPhase::Source);
         let transfer = self.transfer.as_ref();
         let root = source::prepare(self.instructions, &buildctl, &self.surroundings.work, transfer, &mut self.stop).await?;
         let located = locate(&root, &self.instructions.context, self.instructions.dockerfile.as_deref())?;
-        // Images as arguments may be gigabytes: the signal to stop and the progress have other threads.
-        let (given, stage) = tokio::task::block_in_place(|| given::read(self.instructions, &root, &self.surroundings.work))?;
+        // Images as arguments may be gigabytes.
+        let (instructions, work) = (self.instructions.clone(), self.surroundings.work.clone());
+        let (given, stage) = self.stop.unless_asked(move || given::read(&instructions, &root, &work)).await?;
         self.timings.source = Some(milliseconds(begin));
-        if self.stop.reason().is_some() {
-            return Err(BuildFailure::new(FailureReason::Cancelled, "the build was told to stop"));
-        }
 
         let run = TargetRun {
             instructions: self.instructions,

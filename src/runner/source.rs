@@ -18,7 +18,7 @@ use super::{
     llb,
     locate::below,
     result::BuildFailure,
-    stop::Stop,
+    stop::{Stop, stopped},
     transfer::Transfer,
     unpack::unpack,
 };
@@ -66,15 +66,14 @@ pub async fn prepare(
             let transfer = transfer.ok_or_else(missing)?;
             let (archive, finish) = transfer.upload(stop).await?;
             let (unpacked, sha256) = (root.clone(), finish.sha256);
-            let unpacking = tokio::task::spawn_blocking(move || check_and_unpack(&archive, &sha256, &unpacked)).await;
-            unpacking.unwrap_or_else(|error| Err(BuildFailure::new(FailureReason::Internal, error.to_string())))?;
+            stop.unless_asked(move || check_and_unpack(&archive, &sha256, &unpacked)).await?;
             transfer.close_upload();
             Ok(root)
         }
         SourceInstructions::Image { reference } => {
             let resolved = tokio::select! {
                 resolved = resolve_image(reference, buildctl, registries, &root) => resolved?,
-                () = stop.asked() => return Err(BuildFailure::new(FailureReason::Cancelled, "the build was told to stop")),
+                () = stop.asked() => return Err(stopped()),
             };
             if let Resolved::Image { pinned } = resolved {
                 let fetched = fetch(llb::image(&pinned), &root, registries, buildctl, stop).await;
@@ -89,9 +88,8 @@ pub async fn prepare(
                 .await
                 .map_err(|failure| about(url, shown, failure))?;
             let (archive, unpacked, sha256) = (folder.join(ARCHIVE), root.clone(), sha256.clone());
-            let unpacking = tokio::task::spawn_blocking(move || check_and_unpack(&archive, &sha256, &unpacked)).await;
-            let unpacked = unpacking.unwrap_or_else(|error| Err(BuildFailure::new(FailureReason::Internal, error.to_string())));
-            unpacked.map_err(|failure| about(url, shown, failure))?;
+            let unpacking = stop.unless_asked(move || check_and_unpack(&archive, &sha256, &unpacked));
+            unpacking.await.map_err(|failure| about(url, shown, failure))?;
             Ok(root)
         }
     }

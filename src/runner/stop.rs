@@ -1,11 +1,18 @@
 //! Why a run is to stop before its end: asked from outside, or its time is up.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    time::sleep_until,
 };
+
+use super::{
+    deadlines::{Clock, RunPhase},
+    result::BuildFailure,
+};
+use crate::{api::FailureReason, plan::instructions::Instructions};
 
 /// Why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,39 +21,101 @@ pub enum StopReason {
     Cancelled,
     /// The build's timeout.
     Timeout,
+    /// The deadline of a phase.
+    Overdue(RunPhase),
 }
 
 /// Tells when to stop; each copy tells it.
 #[derive(Clone)]
-pub struct Stop(watch::Receiver<Option<StopReason>>);
+pub struct Stop {
+    reason: watch::Receiver<Option<StopReason>>,
+    clock: watch::Sender<Clock>,
+}
 
 impl Stop {
     /// Listens for signals and starts the clock.
-    pub fn new(timeout: Duration) -> std::io::Result<Self> {
-        let (sender, receiver) = watch::channel(None);
+    pub fn new(instructions: &Instructions) -> std::io::Result<Self> {
+        let (sender, reason) = watch::channel(None);
+        let clock = watch::Sender::new(Clock::new(instructions.deadlines));
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (end, watched) = (Instant::now() + Duration::from_secs(instructions.timeout_seconds), clock.subscribe());
         tokio::spawn(async move {
             let reason = tokio::select! {
                 _ = terminate.recv() => StopReason::Cancelled,
                 _ = interrupt.recv() => StopReason::Cancelled,
-                () = tokio::time::sleep(timeout) => StopReason::Timeout,
+                reason = time_is_up(watched, end) => reason,
             };
             sender.send_replace(Some(reason));
             // Kept, so that those who listen late are told too.
             sender.closed().await;
         });
-        Ok(Self(receiver))
+        Ok(Self { reason, clock })
+    }
+
+    /// The run is in another phase from now on.
+    pub fn enter(&self, phase: RunPhase) {
+        self.clock.send_modify(|clock| clock.enter(phase, Instant::now()));
+    }
+
+    /// BuildKit is in another phase from now on.
+    pub fn follow(&self, phase: RunPhase) {
+        self.clock.send_modify(|clock| clock.follow(phase, Instant::now()));
+    }
+
+    /// The image is there: only a signal stops what follows.
+    pub fn end(&self) {
+        self.clock.send_modify(Clock::end);
+    }
+
+    /// Seconds that a phase may take.
+    pub fn limit(&self, phase: RunPhase) -> Option<u64> {
+        self.clock.borrow().limit(phase)
     }
 
     /// Waits until it is time to stop.
     pub async fn asked(&mut self) {
-        if self.0.wait_for(Option::is_some).await.is_err() {
+        if self.reason.wait_for(Option::is_some).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
     /// Why to stop, if it is time to.
     pub fn reason(&self) -> Option<StopReason> {
-        *self.0.borrow()
+        *self.reason.borrow()
+    }
+
+    /// Does work that blocks. When it is time to stop it is left behind: it ends with the process.
+    pub async fn unless_asked<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> Result<T, BuildFailure> + Send + 'static,
+    ) -> Result<T, BuildFailure> {
+        let working = tokio::task::spawn_blocking(work);
+        tokio::select! {
+            done = working => done.unwrap_or_else(|error| Err(BuildFailure::new(FailureReason::Internal, error.to_string()))),
+            () = self.asked() => Err(stopped()),
+        }
+    }
+}
+
+/// What work that was stopped says; the run knows why.
+pub fn stopped() -> BuildFailure {
+    BuildFailure::new(FailureReason::Cancelled, "the build was told to stop")
+}
+
+async fn time_is_up(mut clock: watch::Receiver<Clock>, end: Instant) -> StopReason {
+    loop {
+        let (overdue, has_ended) = {
+            let clock = clock.borrow_and_update();
+            (clock.overdue(), clock.has_ended())
+        };
+        let (reason, at) = match overdue {
+            Some((phase, at)) if at < end => (StopReason::Overdue(phase), at),
+            _ => (StopReason::Timeout, end),
+        };
+        tokio::select! {
+            // Without a sender there is nobody left to stop.
+            changed = clock.changed() => if changed.is_err() { std::future::pending::<()>().await },
+            () = sleep_until(at.into()), if !has_ended => return reason,
+        }
     }
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::{
     arguments::{Given, Target, build_arguments, image_name},
     buildctl::{Buildctl, Ended, Streams, Taker},
+    deadlines::RunPhase,
     diagnose::{Activity, Evidence, diagnose},
     image_tar::ImageTar,
     locate::Located,
@@ -110,6 +111,7 @@ impl TargetRun<'_> {
             Target { stage, references: &references, is_pushed: self.instructions.push && is_main, has_tar: folder.is_some() };
         let metadata_file = self.work.join("metadata.json");
         let arguments = build_arguments(self.instructions, self.located, self.given, &target, &metadata_file);
+        stop.enter(RunPhase::Build);
         let ended = self
             .buildctl
             .run(&arguments, self.streams(folder.as_ref()), stop)
@@ -118,6 +120,7 @@ impl TargetRun<'_> {
         if !ended.status.success() {
             return Err(self.failed());
         }
+        stop.enter(RunPhase::Export);
         let metadata = read_metadata(&metadata_file)?;
         let Some(digest) = metadata.digest else { return Ok(None) };
         let Ended { output: tar, back_channel: left_out, .. } = ended;
@@ -125,9 +128,7 @@ impl TargetRun<'_> {
             (Some(folder), Some(tar)) => {
                 let format = self.instructions.image.format;
                 let unpacks = self.instructions.image.unpack_rootfs;
-                let finishing = move || finish(&folder, tar, format, unpacks);
-                let finished = tokio::task::spawn_blocking(finishing).await.map_err(io::Error::other).flatten();
-                let (tar, contents) = finished.map_err(staged)?;
+                let (tar, contents) = stop.unless_asked(move || finish(&folder, tar, format, unpacks).map_err(staged)).await?;
                 (Some(tar), Some(contents))
             }
             _ => (None, None),
@@ -182,6 +183,8 @@ impl TargetRun<'_> {
 /// The files beside the tar. The digest file holds what the task's does: in docker's format the digest of the configuration,
 /// which Docker calls the image's ID, in OCI's the digest that index.json lists first.
 fn finish(folder: &Folder, tar: TarFile, format: OutputFormat, unpacks: bool) -> io::Result<(WrittenTar, Contents)> {
+    // Here and not while it is written: a build that is stopped does not wait for a slow volume.
+    tar.file.sync_all()?;
     let mut image = ImageTar::open(tar.file)?;
     let contents = oci_layout::contents(&mut image)?;
     let digest = match format {

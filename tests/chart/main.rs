@@ -92,6 +92,7 @@ fn values_reach_the_operator() {
         r"config.registries.docker\.io.mirrors={mirror.example.com:5000}",
         "config.waits.start=90s",
         "config.queue.maxRunning=20",
+        "config.waits.push=20m",
     ]));
     assert_eq!(configuration.images.runner, "registry.example.com/ocibuild:v2");
     assert_eq!(configuration.defaults.resources.limits["cpu"], "2");
@@ -99,6 +100,8 @@ fn values_reach_the_operator() {
     assert_eq!(configuration.registries["docker.io"].mirrors, ["mirror.example.com:5000"]);
     assert_eq!(configuration.waits.start.0.as_secs(), 90);
     assert_eq!((configuration.queue.max_running, configuration.queue.max_running_per_namespace), (Some(20), None));
+    assert_eq!(configuration.waits.push.unwrap().0.as_secs(), 1200);
+    assert_eq!(configuration.waits.source, None);
 }
 
 #[test]
@@ -116,6 +119,7 @@ fn bad_values_are_refused_in_these_words() {
         ("replcas=1", "at '': additional properties 'replcas' not allowed"),
         ("replicas=two", "at '/replicas': got string, want integer"),
         ("config.waits.clam=5s", "at '/config/waits': additional properties 'clam' not allowed"),
+        ("config.waits.queue=soon", "at '/config/waits/queue': 'soon' does not match pattern"),
         ("config.defaults.timeout=1d", "at '/config/defaults/timeout': '1d' does not match pattern"),
         ("config.defaults.resources.limits.memory=4 GB", "at '/config/defaults/resources/limits/memory': '4 GB' does not match"),
         (

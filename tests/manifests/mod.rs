@@ -924,6 +924,51 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         "spec.timeout: Invalid value: \"1d\": timeout: hours, minutes and seconds between 1s and 168h, for example 30m or 1h30m",
     ),
     (
+        "spec: {deadlines: {queue: 'soon'}}",
+        Rule,
+        "spec.deadlines.queue: Invalid value: \"soon\": deadlines.queue: hours, minutes and seconds between 1s and 168h, for example 6h",
+    ),
+    (
+        "spec: {deadlines: {claim: '0s'}}",
+        Rule,
+        "spec.deadlines.claim: Invalid value: \"0s\": deadlines.claim: hours, minutes and seconds between 1s and 168h, for example 5m",
+    ),
+    (
+        "spec: {deadlines: {schedule: ''}}",
+        Rule,
+        "spec.deadlines.schedule: Invalid value: \"\": deadlines.schedule: hours, minutes and seconds between 1s and 168h, for example 2h",
+    ),
+    (
+        "spec: {deadlines: {start: '1d'}}",
+        Rule,
+        "spec.deadlines.start: Invalid value: \"1d\": deadlines.start: hours, minutes and seconds between 1s and 168h, for example 15m",
+    ),
+    (
+        "spec: {deadlines: {daemon: '1.5s'}}",
+        Rule,
+        "spec.deadlines.daemon: Invalid value: \"1.5s\": deadlines.daemon: hours, minutes and seconds between 1s and 168h, for example 1m",
+    ),
+    (
+        "spec: {deadlines: {source: '30'}}",
+        Rule,
+        "spec.deadlines.source: Invalid value: \"30\": deadlines.source: hours, minutes and seconds between 1s and 168h, for example 10m",
+    ),
+    (
+        "spec: {deadlines: {build: '169h'}}",
+        Rule,
+        "spec.deadlines.build: Invalid value: \"169h\": deadlines.build: hours, minutes and seconds between 1s and 168h, for example 45m",
+    ),
+    (
+        "spec: {deadlines: {export: '1m1h'}}",
+        Rule,
+        "spec.deadlines.export: Invalid value: \"1m1h\": deadlines.export: hours, minutes and seconds between 1s and 168h, for example 20m",
+    ),
+    (
+        "spec: {deadlines: {push: '-1s'}}",
+        Rule,
+        "spec.deadlines.push: Invalid value: \"-1s\": deadlines.push: hours, minutes and seconds between 1s and 168h, for example 20m",
+    ),
+    (
         "spec: {timeout: 169h}",
         Rule,
         "spec.timeout: Invalid value: \"169h\": timeout: hours, minutes and seconds between 1s and 168h, for example 30m or 1h30m",
@@ -1133,6 +1178,8 @@ pub const GOOD: &[&str] = &[
     "spec: {buildArgs: {APP_VERSION: v1.0.0, EMPTY: '', LINES: \"a\\nb\"}, labels: {org.opencontainers.image.source: 'https://x/?a=b'}}",
     "spec: {timeout: 1h30m, retries: 0, isolation: rootless, target: build}",
     "spec: {timeout: 168h, retries: 10, isolation: auto}",
+    "spec: {deadlines: {}}",
+    "spec: {deadlines: {queue: 168h, claim: 1s, schedule: 1h1m1s, start: 5m, daemon: 90s, source: 1h, build: 2h, export: 3m, push: 10m}}",
     "spec: {suspend: true, ttlAfterFinished: 0s, lease: 10s}",
     "spec: {source: {files: null, upload: {}}, output: {download: {}}}",
     "spec: {output: {download: {timeout: 1h}}}",

@@ -52,6 +52,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $_ := unset $config.defaults $key }}
 {{- end }}
 {{- end }}
+{{- range $key := list "queue" "source" "build" "export" "push" }}
+{{- if not (get $config.waits $key) }}
+{{- $_ := unset $config.waits $key }}
+{{- end }}
+{{- end }}
 {{- toYaml $config }}
 {{- end }}
 

@@ -6,14 +6,14 @@ use super::{Transition, transition};
 use crate::{
     api::{BuildPod, FailureReason, OciBuildStatus, Progress},
     controller::{
-        lifecycle::Wanted,
+        lifecycle::{Lost, Wanted},
         summarise::{Facts, Standing, summarise},
     },
     plan::{Attempt, Digest},
     runner::result::{BuildFailure, BuildResult, BuiltImage, Milliseconds, Outcome},
 };
 
-fn begin(attempt: Attempt, after: Option<&BuildFailure>) -> Standing<'_> {
+fn begin(attempt: Attempt, after: Option<&Lost>) -> Standing<'_> {
     Standing::Begun { attempt, first_attempt: Attempt::FIRST, after }
 }
 
@@ -53,7 +53,7 @@ fn failure(reason: FailureReason, message: &str) -> BuildResult {
 
 /// The events of a build that goes through these standings, one after the other.
 fn events(generation: i64, before: &mut OciBuildStatus, standings: &[Standing<'_>]) -> Vec<Transition> {
-    let wanted = Wanted { generation, rebuild: None };
+    let wanted = Wanted { generation, ..Wanted::default() };
     let mut events = Vec::new();
     for standing in standings {
         let is_begun = matches!(standing, Standing::Begun { .. });
@@ -81,7 +81,10 @@ fn told(events: &[Transition]) -> Vec<(&'static str, &str, &str)> {
 
 #[test]
 fn each_transition_is_one_event_with_a_reason_of_its_own() {
-    let evicted = BuildFailure::new(FailureReason::Evicted, "the node was low on memory");
+    let evicted = Lost {
+        failure: BuildFailure::new(FailureReason::Evicted, "the node was low on memory"),
+        retry: Timestamp::from_second(4).unwrap(),
+    };
     let quota = waiting_for(FailureReason::QuotaExceeded, "exceeded quota: pods");
     let node = waiting_for(FailureReason::Unschedulable, "0/3 nodes are available");
     let done = Progress { total: 2, done: 1, ..Progress::default() };
@@ -135,7 +138,10 @@ fn each_transition_is_one_event_with_a_reason_of_its_own() {
 
 #[test]
 fn an_event_tells_the_story() {
-    let evicted = BuildFailure::new(FailureReason::Evicted, "the node was low on memory");
+    let evicted = Lost {
+        failure: BuildFailure::new(FailureReason::Evicted, "the node was low on memory"),
+        retry: Timestamp::from_second(4).unwrap(),
+    };
     let second = begin(Attempt::FIRST.next(), Some(&evicted));
     let (succeeded, failed) = (success(), failure(FailureReason::StepFailed, "exit code: 2"));
     let mut status = OciBuildStatus::default();

@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use proptest::prelude::*;
 
 use super::{
     super::{
@@ -12,7 +11,10 @@ use super::{
 };
 use crate::{
     api::{FailureReason, Phase},
-    plan::{Attempt, Digest, operator_config::Waits},
+    plan::{
+        Attempt, Digest,
+        operator_config::{ConfigDuration, Waits},
+    },
     runner::result::{BuildFailure, BuildResult, BuiltImage, Outcome},
 };
 
@@ -160,14 +162,14 @@ fn a_rebuild_has_retries_of_its_own() {
 
 #[test]
 fn each_wait_ends_at_its_own_deadline_and_says_what_it_waited_for() {
-    for (wait, limit) in [(Wait::Claim, 60), (Wait::Schedule, 1800), (Wait::Start, 600)] {
+    for (wait, limit, field) in [(Wait::Claim, 60, "claim"), (Wait::Schedule, 1800, "schedule"), (Wait::Start, 600, "start")] {
         let in_time = decision(&wanted(3, None), &recorded(Phase::Pending, 1, false), &waiting(wait, limit - 1, "no node"));
         let Decision::Wait { message, reason, recheck } = in_time else { panic!("{in_time:?}") };
         assert_eq!((message.as_str(), reason), ("no node", Some(FailureReason::Unschedulable)));
         assert_eq!(recheck, Some(Duration::from_millis(1050)));
         let late = decision(&wanted(3, None), &recorded(Phase::Pending, 1, false), &waiting(wait, limit, "no node"));
         let Decision::Finish(BuildResult { outcome: Outcome::Failed(failure), .. }) = late else { panic!("{late:?}") };
-        assert_eq!(failure.message, format!("waited {limit}s in vain: no node"));
+        assert_eq!(failure.message, format!("waited {limit}s (deadlines.{field}) in vain: no node"));
     }
 }
 
@@ -208,6 +210,27 @@ fn a_build_that_is_not_next_waits_with_its_attempt_written_down_and_no_pod() {
     }
     let decision = decide(&wanted(3, None), &queued, &PodState::Absent, &limits(), Turn::Granted, now());
     assert_eq!(decision, Decision::CreatePod { attempt: Attempt::FIRST });
+}
+
+#[test]
+fn waiting_for_a_turn_ends_at_its_deadline_if_it_has_one() {
+    let queued = Recorded { queued: Some(now() - SignedDuration::from_secs(60)), ..recorded(Phase::Queued, 1, false) };
+    let gated = PodState::Gated { message: String::new() };
+    for (limit, pod, is_over) in [
+        (Some(60), PodState::Absent, true),
+        (Some(60), gated.clone(), true),
+        (Some(61), PodState::Absent, false),
+        (Some(61), gated, false),
+        (Some(60), PodState::Running(Running { address: None }), false),
+        (None, PodState::Absent, false),
+    ] {
+        let queue = limit.map(|seconds| ConfigDuration(Duration::from_secs(seconds)));
+        let limits = Limits { waits: Waits { queue, ..Waits::default() }, ..limits() };
+        let decision = decide(&wanted(3, None), &queued, &pod, &limits, Turn::Waiting { position: 2 }, now());
+        let is_timeout = matches!(&decision, Decision::Finish(BuildResult { outcome: Outcome::Failed(failure), .. })
+            if failure.reason == FailureReason::Timeout && failure.message.contains("deadlines.queue"));
+        assert_eq!(is_timeout, is_over, "{limit:?} {pod:?}: {decision:?}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Spans, Tracker};
+use super::{RunPhase, Spans, Tracker};
 
 fn at(seconds: f64) -> String {
     format!("2026-01-01T00:00:{seconds:012.9}Z")
@@ -144,4 +144,36 @@ proptest! {
             prop_assert!(progress.cached <= progress.done && progress.done <= progress.total);
         }
     }
+}
+
+#[test]
+fn a_push_is_told_from_the_export_and_the_export_from_the_build() {
+    let mut tracker = Tracker::default();
+    let mut at = 0;
+    let mut phase = |report: serde_json::Value| {
+        at += 1;
+        let text = report.to_string().replace("NOW", &format!("2026-01-01T00:00:{at:02}Z"));
+        tracker.line(text.as_bytes());
+        tracker.phase()
+    };
+    let vertex = |name: &str| json!({ "digest": name, "name": name, "started": "NOW" });
+    let ended = |name: &str| json!({ "digest": name, "name": name, "started": "NOW", "completed": "NOW" });
+    let open = |vertex: &str, id: &str| json!({ "id": id, "vertex": vertex, "started": "NOW" });
+    let done = |vertex: &str, id: &str| json!({ "id": id, "vertex": vertex, "started": "NOW", "completed": "NOW" });
+    let (image, tar) = ("exporting to image", "exporting to docker image format");
+    for (report, expected) in [
+        (json!({ "vertexes": [vertex("[internal] load metadata for r/x")] }), RunPhase::Build),
+        (json!({ "vertexes": [ended("[internal] load metadata for r/x"), vertex("[1/2] RUN make")] }), RunPhase::Build),
+        (json!({ "vertexes": [ended("[1/2] RUN make"), vertex(image), vertex(tar)] }), RunPhase::Export),
+        (json!({ "statuses": [open(image, "exporting layers"), open(tar, "sending tarball")] }), RunPhase::Export),
+        (json!({ "statuses": [done(image, "exporting layers"), open(image, "pushing layers")] }), RunPhase::Push),
+        (json!({ "vertexes": [ended(tar)] }), RunPhase::Push),
+        (json!({ "statuses": [done(image, "pushing layers"), open(image, "pushing manifest for r/x")] }), RunPhase::Push),
+    ] {
+        assert_eq!(phase(report.clone()), expected, "{report}");
+    }
+    tracker.stop();
+    assert_eq!(tracker.waited_for(), Some("exporting to image: pushing manifest for r/x"));
+    tracker.reset();
+    assert_eq!(tracker.waited_for(), Some("exporting to image: pushing manifest for r/x"), "why it stopped is not forgotten");
 }
