@@ -20,6 +20,8 @@ const LINE_LIMIT: usize = 64 * 1024;
 /// Lines that are not progress, kept for the diagnosis.
 const REMARKS_LIMIT: usize = 40;
 const WARNINGS_LIMIT: usize = 10;
+/// Bytes of a digest: `sha256:` and 64 digits.
+const DIGEST_LIMIT: usize = 128;
 
 #[derive(Deserialize)]
 struct Report {
@@ -259,7 +261,7 @@ impl Tracker {
 
     fn vertex(&mut self, report: VertexReport, printed: &mut Vec<String>) {
         if !self.vertices.contains_key(&report.digest) {
-            if self.vertices.len() == VERTICES_LIMIT {
+            if self.vertices.len() == VERTICES_LIMIT || report.digest.len() > DIGEST_LIMIT {
                 return;
             }
             let kind = kind(&report.name);
