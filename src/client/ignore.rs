@@ -3,8 +3,11 @@
 
 use regex::bytes::Regex;
 
-/// Bytes of a `.dockerignore` that are read.
-pub const MOST_BYTES: u64 = 1 << 20;
+/// Bytes of a `.dockerignore` that are read; one that is longer is refused.
+pub const MOST_BYTES: u64 = 1 << 18;
+
+/// Patterns of a `.dockerignore` that are read; each is compiled, which takes some kilobytes of memory.
+const MOST_PATTERNS: usize = 5_000;
 
 /// A pattern that cannot be one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,9 +47,15 @@ impl IgnorePatterns {
             if pattern.is_empty() {
                 return Err(invalid("there is nothing after '!'"));
             }
+            if text.len() as u64 >= MOST_BYTES {
+                return Err(invalid(&format!("the file has more than {MOST_BYTES} bytes, and no more are read")));
+            }
             let pattern = clean(pattern);
             if pattern.is_empty() {
                 continue;
+            }
+            if patterns.len() == MOST_PATTERNS {
+                return Err(invalid(&format!("there are {MOST_PATTERNS} before it, and no more are read")));
             }
             let regex = Regex::new(&expression(&pattern)).map_err(|_| invalid("see the rules of Go's filepath.Match"))?;
             patterns.push(Pattern { regex, depth: pattern.split('/').count(), takes_back });

@@ -121,8 +121,8 @@ pub fn summarise(before: &OciBuildStatus, facts: &Facts<'_>, standing: &Standing
         Standing::Running { progress } => {
             start(&mut status, facts);
             status.phase = Some(Phase::Running);
-            if progress.is_some() {
-                status.progress.clone_from(progress);
+            if let Some(progress) = progress {
+                status.progress = Some(plausible(progress));
             }
             status.conditions = conditions_in_progress(before, facts, "Building", "the build runs");
         }
@@ -225,8 +225,8 @@ fn finish(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_
     status.completion_time = Some(MicroTime(facts.now));
     status.duration = took.map(format_duration);
     status.timings = Some(timings(before, result));
-    if result.progress.is_some() {
-        status.progress.clone_from(&result.progress);
+    if let Some(progress) = &result.progress {
+        status.progress = Some(plausible(progress));
     }
     let all_warnings = before.warnings.iter().chain(&result.warnings).map(|warning| shortened(warning, 512));
     status.warnings = all_warnings.take(WARNINGS_LIMIT).collect();
@@ -236,13 +236,24 @@ fn finish(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_
     }
 }
 
+/// What a pod says of its progress, as the API server takes it: a status that is refused would be a build that never ends.
+fn plausible(progress: &Progress) -> Progress {
+    Progress {
+        total: progress.total.max(0),
+        done: progress.done.max(0),
+        cached: progress.cached.max(0),
+        current: progress.current.as_ref().map(|current| shortened(current, 512)),
+        summary: shortened(&progress.summary, 32),
+    }
+}
+
 fn succeed(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>, built: &BuiltImage) {
     let image = BuildImage {
         reference: facts.reference.clone().unwrap_or_default(),
         digest: Some(built.digest.to_string()),
         short_digest: Some(built.digest.short()),
         config_digest: built.config_digest.as_ref().map(ToString::to_string),
-        size: built.size,
+        size: built.size.map(|size| size.max(0)),
         media_type: built.media_type.clone(),
         platforms: built.platforms.clone(),
         pushed: built.pushed,
@@ -252,7 +263,7 @@ fn succeed(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'
             location: format!("pvc://{}/{claim}/{}", facts.namespace, tar.path),
             claim_name: claim.to_owned(),
             path: tar.path.clone(),
-            size: tar.size,
+            size: tar.size.max(0),
             sha256: tar.sha256.clone(),
             format: tar.format.as_str().to_owned(),
         })

@@ -158,10 +158,12 @@ fn is_tag(tag: &str) -> bool {
 fn is_registry(registry: &str) -> bool {
     let (address, path) = registry.split_once('/').map_or((registry, None), |(address, path)| (address, Some(path)));
     let (host, port) = address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port)));
-    let alphanumeric_ends =
-        host.starts_with(|c: char| c.is_ascii_alphanumeric()) && host.ends_with(|c: char| c.is_ascii_alphanumeric());
-    alphanumeric_ends
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-')
+    let is_label = |label: &str| {
+        label.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && label.ends_with(|c: char| c.is_ascii_alphanumeric())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    host.split('.').all(is_label)
         && port
             .is_none_or(|port| !port.is_empty() && port.parse::<u16>().is_ok() && port.bytes().all(|byte| byte.is_ascii_digit()))
         && path.is_none_or(|path| path.split('/').all(is_path_component))
@@ -195,6 +197,8 @@ mod tests {
             (Some("host:"), "a", "x", None),
             (Some("host:99999"), "a", "x", None),
             (Some("-host"), "a", "x", None),
+            (Some("a..example"), "a", "x", None),
+            (Some("a-.example"), "a", "x", None),
         ] {
             let reference = ImageReference::new(registry, name, tag);
             assert_eq!(

@@ -9,8 +9,12 @@ use std::{
 
 use tar::EntryType;
 
+use super::tar_names::Budget;
+
 /// An image has some hundred members.
 const MEMBERS_LIMIT: usize = 100_000;
+/// Names in images are made of digests.
+const NAME_LIMIT: usize = 1024;
 /// A manifest is some kilobytes; the distribution specification asks registries to take 4 MiB.
 pub const DOCUMENT_LIMIT: u64 = 4 << 20;
 
@@ -34,8 +38,10 @@ impl ImageTar {
     pub fn open(mut file: File) -> io::Result<Self> {
         file.rewind()?;
         let mut members = HashMap::new();
-        let mut archive = tar::Archive::new(&file);
-        for entry in archive.entries_with_seek()? {
+        let (budget, reader) = Budget::of(&file);
+        let mut archive = tar::Archive::new(reader);
+        let mut entries = archive.entries_with_seek()?;
+        while let Some(entry) = budget.next(&mut entries) {
             let entry = entry?;
             let Some(name) = plain(&entry.path()?) else { continue };
             let member = match entry.header().entry_type() {
@@ -51,6 +57,9 @@ impl ImageTar {
                 }
                 _ => continue,
             };
+            if name.len() > NAME_LIMIT {
+                return Err(io::Error::other(format!("the archive has a member whose name is longer than {NAME_LIMIT} bytes")));
+            }
             members.insert(name, member);
             if members.len() > MEMBERS_LIMIT {
                 return Err(io::Error::other(format!("the archive has more than {MEMBERS_LIMIT} members")));

@@ -30,6 +30,7 @@ pub mod result;
 mod run;
 mod source;
 mod stop;
+mod tar_names;
 mod target;
 pub mod transfer;
 pub mod unpack;

@@ -132,7 +132,7 @@ pub fn contents(tar: &mut ImageTar) -> io::Result<Contents> {
         let manifest: Manifest = serde_json::from_slice(&document)?;
         for part in manifest.layers.iter().chain([&manifest.config]) {
             if seen.insert(part.digest.clone()) {
-                contents.size = contents.size.saturating_add(part.size);
+                contents.size = contents.size.saturating_add(part.size.max(0));
             }
         }
         let config: ImageConfig = serde_json::from_slice(&tar.document(&blob(&manifest.config.digest))?)?;

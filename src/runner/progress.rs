@@ -24,6 +24,8 @@ const WARNINGS_LIMIT: usize = 10;
 /// Parts of an export that are open at a time: pushes, and what goes before them.
 const PARTS_LIMIT: usize = 100;
 const PUSHING: &str = "pushing ";
+/// Bytes of a digest: `sha256:` and 64 digits.
+const DIGEST_LIMIT: usize = 128;
 
 #[derive(Deserialize)]
 struct Report {
@@ -316,7 +318,7 @@ impl Tracker {
 
     fn vertex(&mut self, report: VertexReport, printed: &mut Vec<String>) {
         if !self.vertices.contains_key(&report.digest) {
-            if self.vertices.len() == VERTICES_LIMIT {
+            if self.vertices.len() == VERTICES_LIMIT || report.digest.len() > DIGEST_LIMIT {
                 return;
             }
             let kind = kind(&report.name);

@@ -10,7 +10,7 @@ use std::{
 
 use tar::EntryType;
 
-use super::locate::below;
+use super::{locate::below, tar_names::Budget};
 
 /// Most that an archive may unpack to. The volume's own limit is usually lower.
 const BYTES_LIMIT: u64 = 64 << 30;
@@ -52,7 +52,8 @@ fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// Unpacks a plain tar as it comes; how many devices were left out.
 pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Result<u64> {
-    let mut archive = tar::Archive::new(reader.take(BYTES_LIMIT));
+    let (budget, reader) = Budget::of(reader.take(BYTES_LIMIT));
+    let mut archive = tar::Archive::new(reader);
     archive.set_preserve_permissions(true);
     archive.set_preserve_mtime(true);
     archive.set_overwrite(true);
@@ -60,7 +61,8 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
     archive.set_preserve_ownerships(rustix::process::geteuid().is_root() && devices == Devices::LeaveOut);
     let (mut count, mut left_out) = (0, 0);
     let mut folders = Vec::new();
-    for entry in archive.entries()? {
+    let mut entries = archive.entries()?;
+    while let Some(entry) = budget.next(&mut entries) {
         let mut entry = entry?;
         count += 1;
         if count > ENTRIES_LIMIT {
@@ -74,9 +76,13 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
             | EntryType::Directory
             | EntryType::Symlink
             | EntryType::Link => {}
-            EntryType::XGlobalHeader => continue,
+            EntryType::XGlobalHeader => {
+                io::copy(&mut entry, &mut io::sink())?;
+                continue;
+            }
             _ if devices == Devices::LeaveOut => {
                 left_out += 1;
+                io::copy(&mut entry, &mut io::sink())?;
                 continue;
             }
             other => return Err(io::Error::other(format!("{} is a {other:?}, which a source may not hold", path.display()))),

@@ -20,6 +20,11 @@ fn begin(attempt: Attempt, after: Option<&Lost>) -> Standing<'_> {
 const WAITING: Standing<'_> = Standing::Waiting { message: "", reason: None };
 const RUNNING: Standing<'_> = Standing::Running { progress: None };
 
+fn queued(message: &str) -> Standing<'_> {
+    let (attempt, first_attempt) = (Attempt::FIRST, Attempt::FIRST);
+    Standing::Queued { attempt, first_attempt, position: None, reason: "Queued", message }
+}
+
 fn waiting_for(reason: FailureReason, message: &str) -> Standing<'_> {
     Standing::Waiting { message, reason: Some(reason) }
 }
@@ -98,6 +103,11 @@ fn each_transition_is_one_event_with_a_reason_of_its_own() {
             "waiting for one thing after the other",
             vec![begin(Attempt::FIRST, None), quota.clone(), quota, node.clone(), node, WAITING],
             vec!["Normal Begun", "Warning QuotaExceeded", "Warning Unschedulable"],
+        ),
+        (
+            "waiting for its turn",
+            vec![queued("number 9"), queued("number 3"), Standing::Created, RUNNING],
+            vec!["Normal Queued", "Normal Begun", "Normal Building"],
         ),
         (
             "building, with progress",
