@@ -173,7 +173,9 @@ proptest! {
                     let turn = queue.turn(&uid(number), &of(number), at(second));
                     prop_assert!(was_running || had_room || turn != Turn::Granted);
                 }
-                Step::Leave(number) => drop(queue.leave(&uid(number))),
+                Step::Leave(number) => {
+                    queue.leave(&uid(number));
+                }
                 Step::Hold(number) => queue.hold(&uid(number), &of(number), at(second) + SignedDuration::from_secs(3)),
                 Step::Resume(number) => {
                     resumed += usize::from(!queue.running.contains_key(&uid(number)));
@@ -188,7 +190,9 @@ proptest! {
         let mut now = 1000;
         while queue.waiting() > 0 {
             let running: Vec<String> = queue.running.keys().take(1).cloned().collect();
-            running.iter().for_each(|uid| drop(queue.leave(uid)));
+            for uid in &running {
+                queue.leave(uid);
+            }
             for (_, name) in queue.next(at(now)) {
                 let ticket = queue.waiting[&name].clone();
                 prop_assert_eq!(queue.turn(&name, &ticket, at(now)), Turn::Granted);
