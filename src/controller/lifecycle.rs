@@ -289,7 +289,7 @@ fn wait(waiting: &Waiting, limits: &Limits, now: Timestamp) -> Decision {
     let waited = waiting.since.map_or(SignedDuration::ZERO, |since| now.duration_since(since).max(SignedDuration::ZERO));
     let left = limit.saturating_sub(waited.unsigned_abs());
     if waiting.hopeless || left.is_zero() {
-        let words = if waiting.message.is_empty() { "its containers did not start" } else { waiting.message.as_str() };
+        let words = if waiting.message.is_empty() { waiting.wait.words() } else { waiting.message.as_str() };
         let message = if waiting.hopeless {
             words.to_owned()
         } else {

@@ -148,6 +148,9 @@ fn of_registry(words: &str) -> Reason {
     if let Some(reason) = of_network(words) {
         return reason;
     }
+    if ["unexpected commit digest", "failed size validation", "short read"].iter().any(|text| has(text)) {
+        return Reason::RegistryContentMismatch;
+    }
     let is_push = has("failed to push");
     match http_status(words) {
         Some(401) => return Reason::RegistryUnauthorized,
@@ -238,9 +241,25 @@ fn of_source(words: &str) -> Reason {
     if matches!(http_status(words), Some(404 | 410)) || absent.iter().any(|text| has(text)) {
         return Reason::SourceNotFound;
     }
-    if ["connection refused", "i/o timeout", "Connection refused", "timed out", "Failed to connect"].iter().any(|text| has(text))
-    {
-        return Reason::SourceNotFound;
+    let unavailable = [
+        "connection refused",
+        "Connection refused",
+        "connection reset",
+        "Connection reset",
+        "i/o timeout",
+        "timed out",
+        "Failed to connect",
+        "no route to host",
+        "unexpected EOF",
+        ": EOF",
+        "returned error: 429",
+        "returned error: 5",
+        "unexpected disconnect",
+        "early EOF",
+        "Empty reply from server",
+    ];
+    if matches!(http_status(words), Some(429 | 500..=599)) || unavailable.iter().any(|text| has(text)) {
+        return Reason::SourceUnavailable;
     }
     Reason::SourceInvalid
 }
@@ -368,6 +387,13 @@ mod tests {
             ),
             ("invalid response status 404", Reason::SourceNotFound),
             ("invalid response status 401", Reason::SourceUnauthorized),
+            ("invalid response status 429", Reason::SourceUnavailable),
+            ("invalid response status 503", Reason::SourceUnavailable),
+            ("Get \"http://g/a\": dial tcp 10.0.0.1:80: connect: connection refused", Reason::SourceUnavailable),
+            (
+                "failed to fetch remote http://g/x.git: fatal: unable to access 'http://g/x.git/': The requested URL returned error: 503",
+                Reason::SourceUnavailable,
+            ),
             ("failed to load cache key: repository does not contain ref no-such-branch, output: \"\"", Reason::SourceNotFound),
             ("Get \"http://no-such.invalid/a\": dial tcp: lookup no-such.invalid: no such host", Reason::NameResolution),
         ] {

@@ -9,6 +9,8 @@ use std::{
 
 use tar::EntryType;
 
+use super::tar_headers::HeaderLimit;
+
 /// An image has some hundred members.
 const MEMBERS_LIMIT: usize = 100_000;
 /// A manifest is some kilobytes; the distribution specification asks registries to take 4 MiB.
@@ -34,8 +36,10 @@ impl ImageTar {
     pub fn open(mut file: File) -> io::Result<Self> {
         file.rewind()?;
         let mut members = HashMap::new();
-        let mut archive = tar::Archive::new(&file);
-        for entry in archive.entries_with_seek()? {
+        let (limit, reader) = HeaderLimit::of(&file);
+        let mut archive = tar::Archive::new(reader);
+        let mut entries = archive.entries_with_seek()?;
+        while let Some(entry) = limit.next(|| entries.next()) {
             let entry = entry?;
             let Some(name) = plain(&entry.path()?) else { continue };
             let member = match entry.header().entry_type() {

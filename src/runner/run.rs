@@ -15,7 +15,7 @@ use super::{
     output::{Staging, storage_reason, write_result},
     registry_auth::write_docker_config,
     result::{AdditionalImage, BuildFailure, BuildResult, BuiltImage, Milliseconds, Outcome},
-    source,
+    retry_after, source,
     stop::{Stop, StopReason},
     target::{BuiltTarget, TargetRun},
     transfer::Transfer,
@@ -60,7 +60,10 @@ impl<'a> Run<'a> {
         self.stop.end();
         let outcome = match outcome {
             Ok(image) => Outcome::Succeeded(image),
-            Err(failure) => Outcome::Failed(self.as_stopped(failure).without_secrets()),
+            Err(failure) => {
+                let failure = retry_after::of(self.as_stopped(failure), &self.instructions.registries).await;
+                Outcome::Failed(failure.without_secrets())
+            }
         };
         let spans = self.tracker.with(|tracker| tracker.spans());
         let progress = self.tracker.with(|tracker| tracker.progress());
