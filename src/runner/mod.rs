@@ -24,6 +24,7 @@ pub mod output;
 pub mod parameters;
 pub mod progress;
 mod progress_server;
+mod pushed;
 mod registry_auth;
 mod report;
 pub mod result;

@@ -30,7 +30,7 @@ pub async fn of(failure: BuildFailure, registries: &BTreeMap<String, RegistryIns
 }
 
 async fn ask(words: &str, registries: &BTreeMap<String, RegistryInstructions>) -> Option<u32> {
-    let address = address(words)?;
+    let address = address(words).or_else(|| registry(words, registries))?;
     let host = address
         .port()
         .map_or_else(|| address.host_str().map(str::to_owned), |port| Some(format!("{}:{port}", address.host_str()?)))?;
@@ -57,6 +57,14 @@ fn address(words: &str) -> Option<Url> {
     Some(url)
 }
 
+/// The root of the registry that a push failed at, where BuildKit quotes only its words.
+fn registry(words: &str, registries: &BTreeMap<String, RegistryInstructions>) -> Option<Url> {
+    let (_, reference) = words.split_once("failed to push ")?;
+    let (host, _) = reference.split_once('/')?;
+    let scheme = if registries.get(host).is_some_and(|registry| registry.http) { "http" } else { "https" };
+    Url::parse(&format!("{scheme}://{host}/v2/")).ok()
+}
+
 /// Seconds that `Retry-After` says: a number, or a date (RFC 9110, section 10.2.3).
 pub fn said(headers: &HeaderMap, now: Timestamp) -> Option<u32> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -72,7 +80,7 @@ pub fn said(headers: &HeaderMap, now: Timestamp) -> Option<u32> {
 mod tests {
     use reqwest::header::{HeaderMap, RETRY_AFTER};
 
-    use super::{Timestamp, address, said};
+    use super::{BTreeMap, RegistryInstructions, Timestamp, address, registry, said};
 
     #[test]
     fn the_address_is_that_of_the_registry_that_answered() {
@@ -94,6 +102,19 @@ mod tests {
             ("unexpected status from HEAD request to", None),
         ] {
             assert_eq!(address(words).map(String::from).as_deref(), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn the_registry_of_a_push_is_known_by_its_name() {
+        let http = RegistryInstructions { http: true, ..RegistryInstructions::default() };
+        let registries = BTreeMap::from([("r:5000".to_owned(), http)]);
+        for (words, expected) in [
+            ("failed to push r:5000/x/y:z: toomanyrequests: slow down", Some("http://r:5000/v2/")),
+            ("failed to push r.example/x/y:z: toomanyrequests: slow down", Some("https://r.example/v2/")),
+            ("toomanyrequests: slow down", None),
+        ] {
+            assert_eq!(registry(words, &registries).map(String::from).as_deref(), expected, "{words}");
         }
     }
 

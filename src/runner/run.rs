@@ -13,6 +13,7 @@ use super::{
     given,
     locate::locate,
     output::{Staging, storage_reason, write_result},
+    pushed,
     registry_auth::write_docker_config,
     result::{AdditionalImage, BuildFailure, BuildResult, BuiltImage, Milliseconds, Outcome},
     retry_after, source,
@@ -149,6 +150,9 @@ impl<'a> Run<'a> {
             .build(stage.as_deref(), true, &mut self.stop)
             .await?
             .ok_or_else(|| BuildFailure::new(FailureReason::Internal, "BuildKit's answer has no image".to_owned()))?;
+        if let Some(reference) = self.instructions.references.first().filter(|_| self.instructions.push) {
+            pushed::check(reference, &self.instructions.registries).await?;
+        }
         if let Some(staging) = staging {
             staging.publish().map_err(|error| {
                 let message = format!("the files of the image cannot be put in their place: {error}");

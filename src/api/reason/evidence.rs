@@ -54,12 +54,12 @@ impl FailureReason {
             Self::RegistryUnavailable => {
                 "The answer 5xx, or the network's words: connection refused, reset, timed out, EOF, as BuildKit quotes them."
             }
-            Self::RegistryContentMismatch => {
-                "BuildKit checks each blob: `unexpected commit digest`, `failed size validation`, `short read`."
-            }
+            Self::RegistryContentMismatch => "BuildKit checks each blob: `unexpected commit digest`, `failed size validation`.",
             Self::NameResolution => "The resolver's words: `no such host`, `server misbehaving`, `Could not resolve host`.",
             Self::TlsFailure => "The words of TLS: `x509: …`, `tls: …`, `server gave HTTP response to HTTPS client`.",
-            Self::RegistryNotV2 => "An answer 200 that is no manifest: a web page, or a media type that no image has.",
+            Self::RegistryNotV2 => {
+                "An answer 200 that is no manifest: a web page, or a media type that no image has. After a push the runner looks itself."
+            }
             Self::PushRefused => "Any other answer 4xx to the push, as BuildKit quotes it.",
             Self::OutOfMemory => {
                 "The kubelet: reason OOMKilled of container buildkitd or build; or exit code 137 of a step whose pod has a memory limit."

@@ -268,3 +268,32 @@ fn a_pod_without_a_result_is_told_as_it_ended() {
     namespace.kubectl(&["patch", "ocib", "odd", "--type=merge", "-p", "{\"spec\":{\"suspend\":false}}"]).ok();
     check(&namespace, &[case("odd", "Internal", &["exit code 3", "these are no results"])]);
 }
+
+#[test]
+fn an_output_that_cannot_take_the_files_has_a_name() {
+    let namespace = Namespace::new("outputs");
+    namespace.claim("images");
+    namespace.pod_on_claim("shell", "images");
+    namespace.shell(
+        "shell",
+        "cd /claim && ln -s / out && ln -s /no/where dangling && echo mine > file && mkdir -m 555 closed taken && chmod 777 taken \
+         && mkdir taken/image && echo mine > taken/image/photo",
+    );
+    for name in ["out", "dangling", "file", "closed"] {
+        let output = json!({ "persistentVolumeClaim": { "claimName": "images", "path": format!("{name}/app") } });
+        apply(&namespace, name, STEP, &json!({ "output": output }));
+    }
+    let output = json!({ "persistentVolumeClaim": { "claimName": "images", "path": "taken" } });
+    apply(&namespace, "taken", STEP, &json!({ "output": output, "outputFormat": "oci" }));
+    check(
+        &namespace,
+        &[
+            case("out", "OutputInvalid", &["out/app", "leads out of the volume"]),
+            case("dangling", "OutputInvalid", &["dangling/app"]),
+            case("file", "OutputInvalid", &["file/app", "Not a directory"]),
+            case("closed", "OutputInvalid", &["closed/app", "Permission denied"]),
+            case("taken", "OutputInvalid", &["image", "which no build has made"]),
+        ],
+    );
+    assert_eq!(namespace.shell("shell", "cat /claim/file /claim/taken/image/photo"), "mine\nmine\n");
+}

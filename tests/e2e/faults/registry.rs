@@ -26,7 +26,7 @@ use crate::cluster::kubectl;
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A status, the registry's own code for it, and when to try again.
+    /// A status, the registry's own code for it, if it has an error document, and when to try again.
     Status(u16, &'static str, Option<&'static str>),
     /// The connection ends without an answer.
     Cut,
@@ -69,22 +69,35 @@ pub struct FaultyRegistry {
 
 struct State {
     faults: BTreeMap<String, (At, Fault)>,
-    content: BTreeMap<String, (&'static str, Vec<u8>)>,
+    content: Content,
     asked: Arc<Mutex<Vec<String>>>,
 }
+
+/// By the last part of the path: media type and bytes.
+type Content = BTreeMap<String, (&'static str, Vec<u8>)>;
 
 type Answer = Response<BoxBody<Bytes, io::Error>>;
 
 impl FaultyRegistry {
     /// Listens until the tests end. Each repository `<name>/…` has the fault of its name; `<name>/base` is an image with one layer.
     pub fn start(faults: &[(&str, At, Fault)]) -> Self {
+        Self::listen(faults, image())
+    }
+
+    /// One without faults, where `<name>/base/blobs/<name>` is what was given.
+    pub fn with(blobs: &[(&str, Vec<u8>)]) -> Self {
+        let blobs = blobs.iter().map(|(name, bytes)| ((*name).to_owned(), ("application/octet-stream", bytes.clone())));
+        Self::listen(&[], blobs.collect())
+    }
+
+    fn listen(faults: &[(&str, At, Fault)], content: Content) -> Self {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let host = SocketAddr::new(node_address().parse().unwrap(), listener.local_addr().unwrap().port()).to_string();
         let asked = Arc::<Mutex<Vec<String>>>::default();
         let state = Arc::new(State {
             faults: faults.iter().map(|(name, at, fault)| ((*name).to_owned(), (*at, *fault))).collect(),
-            content: image(),
+            content,
             asked: asked.clone(),
         });
         std::thread::spawn(move || {
@@ -189,7 +202,7 @@ fn at(method: &Method, path: &str) -> Option<At> {
 type Healthy = Box<dyn FnOnce(&Bytes) -> Answer + Send>;
 
 /// What a registry in order answers; nothing where it has nothing.
-fn healthy(method: &Method, path: &str, content: &BTreeMap<String, (&'static str, Vec<u8>)>) -> Option<Healthy> {
+fn healthy(method: &Method, path: &str, content: &Content) -> Option<Healthy> {
     if path.is_empty() {
         return Some(Box::new(|_| Response::new(full(Vec::new()))));
     }
@@ -232,12 +245,13 @@ fn healthy(method: &Method, path: &str, content: &BTreeMap<String, (&'static str
 }
 
 fn status(status: u16, code: &str, retry_after: Option<&str>) -> Answer {
-    let body = json!({ "errors": [{ "code": code, "message": format!("the registry says {code}") }] });
+    let error = json!({ "errors": [{ "code": code, "message": format!("the registry says {code}") }] });
+    let body = if code.is_empty() { "no error document".to_owned() } else { error.to_string() };
     let mut answer = Response::builder().status(status).header("content-type", "application/json");
     if let Some(retry_after) = retry_after {
         answer = answer.header("retry-after", retry_after);
     }
-    answer.body(full(body.to_string().into_bytes())).unwrap()
+    answer.body(full(body.into_bytes())).unwrap()
 }
 
 fn page() -> Answer {
@@ -254,7 +268,7 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 /// An image with one file, by what its parts are asked for.
-fn image() -> BTreeMap<String, (&'static str, Vec<u8>)> {
+fn image() -> Content {
     let mut layer = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     // Large enough to come in several pieces, and not compressible.

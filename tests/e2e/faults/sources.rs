@@ -1,6 +1,7 @@
 //! Servers that fail the source: of archives, of repositories and of artifacts.
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{
     Case, apply, case, check,
@@ -66,4 +67,31 @@ fn a_server_that_fails_a_source_has_a_name() {
     check(&namespace, &cases);
     let shown = namespace.kubectl(&["get", "ocib", "-o", "jsonpath={.items[*].status}"]).ok();
     assert!(!shown.contains("planted-token"), "a query may be secret: {shown}");
+}
+
+/// A server gives what was asked for, and it is no archive, or one that leads out of its root.
+#[test]
+fn an_archive_that_is_none_has_a_name() {
+    let namespace = Namespace::new("archives");
+    let mut climbing = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1);
+    header.set_mode(0o644);
+    header.as_old_mut().name[..10].copy_from_slice(b"../climbed");
+    header.set_cksum();
+    climbing.append(&header, &b"x"[..]).unwrap();
+    let archives = [("page", b"<html>not found</html>".to_vec()), ("climbs", climbing.into_inner().unwrap())];
+    let registry = FaultyRegistry::with(&archives);
+    for (name, archive) in &archives {
+        let url = format!("http://{}/v2/{name}/base/blobs/{name}", registry.host);
+        let http = json!({ "url": url, "sha256": hex::encode(Sha256::digest(archive)) });
+        apply(&namespace, name, "", &json!({ "source": { "http": http } }));
+    }
+    check(
+        &namespace,
+        &[
+            case("page", "SourceInvalid", &["cannot be unpacked"]),
+            case("climbs", "SourceInvalid", &["../climbed", "leads out of the archive's root"]),
+        ],
+    );
 }
