@@ -196,6 +196,10 @@ pub struct Lost {
     pub retry: Timestamp,
 }
 
+/// What is said while the name of a pod is taken.
+pub const NAME_TAKEN: &str =
+    "a pod of this name belongs to something else, for example to a deleted build; waiting until it is gone";
+
 /// What to do next with a build.
 pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Limits, turn: Turn, now: Timestamp) -> Decision {
     let begin = |attempt, first_attempt| match turn {
@@ -241,11 +245,7 @@ pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Lim
             (Turn::Granted, Some(left)) => Decision::Pause(left),
             (Turn::Granted, None) => Decision::CreatePod { attempt },
         },
-        PodState::Foreign => Decision::Wait {
-            message: "a pod of this name belongs to a deleted build; waiting until it is gone".to_owned(),
-            reason: None,
-            recheck: Some(Duration::from_secs(1)),
-        },
+        PodState::Foreign => wait_for_name(recorded, limits, now),
         PodState::Gated { message } => Decision::Gated { message: message.clone() },
         PodState::Waiting(waiting) => wait(waiting, limits, now),
         PodState::Running(running) => Decision::Track(running.clone()),
@@ -278,6 +278,21 @@ fn pause(failure: &BuildFailure, used: i32) -> Duration {
 fn left(until: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
     let left = Duration::try_from(until?.duration_since(now)).ok()?;
     (!left.is_zero() && left <= LONGEST_PAUSE).then_some(left)
+}
+
+/// The name of the pod is taken, as a rule by a pod of a deleted build that is about to go.
+fn wait_for_name(recorded: &Recorded, limits: &Limits, now: Timestamp) -> Decision {
+    let taken = Waiting {
+        reason: FailureReason::Timeout,
+        message: NAME_TAKEN.to_owned(),
+        wait: Wait::Schedule,
+        since: recorded.started,
+        hopeless: false,
+    };
+    match wait(&taken, limits, now) {
+        Decision::Wait { message, .. } => Decision::Wait { message, reason: None, recheck: Some(Duration::from_secs(1)) },
+        end => end,
+    }
 }
 
 fn wait(waiting: &Waiting, limits: &Limits, now: Timestamp) -> Decision {

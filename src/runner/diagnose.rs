@@ -55,7 +55,8 @@ pub fn diagnose(evidence: &Evidence<'_>) -> BuildFailure {
 /// What a registry answered to a push that BuildKit tried again. Its last words are only those of the registry's error document.
 fn answer_before(export: &FailedStep) -> Option<&str> {
     let is_answer = |line: &&String| line.contains("unexpected status from");
-    export.tail.iter().rev().find(is_answer).filter(|_| export.name.starts_with("exporting ")).map(String::as_str)
+    let answer = export.tail.iter().rev().find(is_answer).filter(|_| export.name.starts_with("exporting "))?;
+    Some(answer.strip_prefix("error: ").unwrap_or(answer))
 }
 
 /// The final `error: …`, which can go on over several lines, as git's own words do.
