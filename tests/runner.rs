@@ -207,6 +207,36 @@ fn a_build_that_takes_too_long_is_stopped() {
 }
 
 #[test]
+fn each_part_has_a_deadline_of_its_own() {
+    let (work, source) = (tempfile::tempdir().unwrap(), context("RUN echo asleep now; sleep 600\n"));
+    let file = manifest(work.path(), "{ persistentVolumeClaim: { claimName: any } }", "deadlines: { build: 5s }");
+    let ended = command(shared_address(), &file, Some(source.path()), &work.path().join("output")).output().unwrap();
+    let told = text(&ended);
+    for part in ["failed  Timeout: ", "took longer than 5s (deadlines.build); it waited for [2/2] RUN echo asleep now"] {
+        assert!(told.contains(part), "{part} is not in\n{told}");
+    }
+}
+
+/// On a file system of 4 MiB, in a mount namespace of the test's own.
+#[test]
+fn a_volume_that_is_full_is_named_and_left_clean() {
+    let (work, source) = (tempfile::tempdir().unwrap(), context("RUN dd if=/dev/urandom of=/big bs=1M count=16\n"));
+    let file = manifest(work.path(), "{ persistentVolumeClaim: { claimName: any } }", "");
+    let output = work.path().join("output");
+    fs::create_dir(&output).unwrap();
+    let script = r#"mount -t tmpfs -o size=4m none "$1" && "$0" run -f "$2" --output "$1" --source "$3"; ls -A "$1""#;
+    let mut unshared = Command::new("unshare");
+    unshared.args(["--map-root-user", "--mount", "sh", "-c", script, OCIBUILD]).arg(&output).arg(&file).arg(source.path());
+    let ended = unshared.env("BUILDKIT_HOST", shared_address()).output().unwrap();
+    let told = text(&ended);
+    assert!(told.contains("failed  StorageFull: ") && told.contains("No space left on device"), "{told}");
+    assert!(told.trim_end().ends_with(FULL_HINT), "nothing partial is left: {told}");
+}
+
+/// The last line of what is printed about a full volume.
+const FULL_HINT: &str = "Give the output claim or the build's ephemeral storage more room.";
+
+#[test]
 fn a_daemon_that_dies_is_named() {
     let (work, source) = (tempfile::tempdir().unwrap(), context("RUN echo asleep now; sleep 601\n"));
     let mut daemon = Daemon::start();

@@ -1,5 +1,7 @@
 //! Why a build failed: the closed list of `status.failure.reason`, each with its hint.
 
+mod evidence;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,8 @@ pub enum FailureReason {
     InvalidSpec,
     /// The claim of the source or the output does not exist.
     ClaimMissing,
+    /// A claim of the build has no volume.
+    ClaimUnbound,
     /// A Secret that the spec names does not exist or lacks the key.
     SecretMissing,
     /// A Secret that the spec names holds something else than it should.
@@ -20,6 +24,8 @@ pub enum FailureReason {
     SourceNotFound,
     /// The source asks for credentials, or refused those it got.
     SourceUnauthorized,
+    /// The server of the source has too much to do, refused the connection or broke it off.
+    SourceUnavailable,
     /// The archive does not have the checksum that the spec names.
     SourceChecksumMismatch,
     /// The source cannot be unpacked or leaves its root.
@@ -50,6 +56,8 @@ pub enum FailureReason {
     RegistryRateLimited,
     /// A registry answered 5xx, refused the connection or broke it off.
     RegistryUnavailable,
+    /// A registry or mirror sent another content than the digest says.
+    RegistryContentMismatch,
     /// The name of a registry or of another host does not resolve.
     NameResolution,
     /// The certificate of a registry or of another host is not trusted.
@@ -62,6 +70,8 @@ pub enum FailureReason {
     OutOfMemory,
     /// A volume of the build is full.
     StorageFull,
+    /// The output folder cannot take the files.
+    OutputInvalid,
     /// The kubelet evicted the pod.
     Evicted,
     /// The pod made room for one of a higher priority.
@@ -80,7 +90,7 @@ pub enum FailureReason {
     AdmissionRefused,
     /// The BuildKit daemon did not start or died.
     DaemonDied,
-    /// The build took longer than its timeout.
+    /// The build, or a part of it, took longer than it may.
     Timeout,
     /// The build was cancelled.
     Cancelled,
@@ -94,11 +104,13 @@ impl FailureReason {
         match self {
             Self::InvalidSpec => "InvalidSpec",
             Self::ClaimMissing => "ClaimMissing",
+            Self::ClaimUnbound => "ClaimUnbound",
             Self::SecretMissing => "SecretMissing",
             Self::SecretInvalid => "SecretInvalid",
             Self::ConfigMapMissing => "ConfigMapMissing",
             Self::SourceNotFound => "SourceNotFound",
             Self::SourceUnauthorized => "SourceUnauthorized",
+            Self::SourceUnavailable => "SourceUnavailable",
             Self::SourceChecksumMismatch => "SourceChecksumMismatch",
             Self::SourceInvalid => "SourceInvalid",
             Self::ContextMissing => "ContextMissing",
@@ -114,12 +126,14 @@ impl FailureReason {
             Self::RegistryNotFound => "RegistryNotFound",
             Self::RegistryRateLimited => "RegistryRateLimited",
             Self::RegistryUnavailable => "RegistryUnavailable",
+            Self::RegistryContentMismatch => "RegistryContentMismatch",
             Self::NameResolution => "NameResolution",
             Self::TlsFailure => "TlsFailure",
             Self::RegistryNotV2 => "RegistryNotV2",
             Self::PushRefused => "PushRefused",
             Self::OutOfMemory => "OutOfMemory",
             Self::StorageFull => "StorageFull",
+            Self::OutputInvalid => "OutputInvalid",
             Self::Evicted => "Evicted",
             Self::Preempted => "Preempted",
             Self::NodeLost => "NodeLost",
@@ -135,11 +149,19 @@ impl FailureReason {
         }
     }
 
-    /// Whether another attempt may help although nothing in the manifest changes: the pod was lost, not the build wrong.
+    /// Whether another attempt may help although nothing in the manifest changes: the pod was lost or a server out of
+    /// order, not the build wrong.
     pub const fn is_retryable(self) -> bool {
         matches!(
             self,
-            Self::Evicted | Self::Preempted | Self::NodeLost | Self::PodDeleted | Self::DaemonDied | Self::RegistryUnavailable
+            Self::Evicted
+                | Self::Preempted
+                | Self::NodeLost
+                | Self::PodDeleted
+                | Self::DaemonDied
+                | Self::RegistryUnavailable
+                | Self::RegistryRateLimited
+                | Self::SourceUnavailable
         )
     }
 
@@ -148,6 +170,9 @@ impl FailureReason {
         match self {
             Self::InvalidSpec => "Correct the field that the message names and apply the manifest again.",
             Self::ClaimMissing => "Create the PersistentVolumeClaim in the namespace of the OciBuild, or correct its name.",
+            Self::ClaimUnbound => {
+                "Look at the claim (kubectl describe pvc): its storage class, and whether the cluster can make such a volume."
+            }
             Self::SecretMissing => {
                 "Create the Secret with that key in the namespace of the OciBuild, or correct its name. For a registry: kubectl create secret docker-registry NAME --docker-server=… --docker-username=… --docker-password=…"
             }
@@ -156,6 +181,9 @@ impl FailureReason {
             Self::SourceNotFound => "Check the address, the revision and the path of the source.",
             Self::SourceUnauthorized => {
                 "The source is private, or its address is wrong: some servers ask for a password for what does not exist."
+            }
+            Self::SourceUnavailable => {
+                "Check that the server of the source is healthy and can be reached from the build's pod, and its port."
             }
             Self::SourceChecksumMismatch => {
                 "The archive changed, or the checksum is that of another file. Compute it anew with sha256sum."
@@ -196,6 +224,9 @@ impl FailureReason {
                 "Too many requests. Add credentials for a higher limit, use a mirror, or try again later."
             }
             Self::RegistryUnavailable => "The registry did not answer properly. Try again when it is healthy.",
+            Self::RegistryContentMismatch => {
+                "Repair the registry or mirror, or push the image to it again: what it holds is damaged or cut off."
+            }
             Self::NameResolution => {
                 "Check the host name, and the DNS where the build runs; in a cluster a NetworkPolicy may also block it."
             }
@@ -206,6 +237,9 @@ impl FailureReason {
             Self::PushRefused => "Read the registry's words in the message.",
             Self::OutOfMemory => "Raise pod.resources.limits.memory, or let the build use less.",
             Self::StorageFull => "Give the output claim or the build's ephemeral storage more room.",
+            Self::OutputInvalid => {
+                "Choose another output path, move away what lies there, or let user 1000 write to the volume: the message says which."
+            }
             Self::Evicted => "Give the build requests that fit what it uses (pod.resources), or nodes with more room.",
             Self::Preempted => "Give the build a higher priority class (pod.priorityClassName).",
             Self::NodeLost => "The node went away. Raise retries, or keep builds off nodes that are short-lived.",
@@ -221,7 +255,7 @@ impl FailureReason {
             Self::DaemonDied => {
                 "Read the log of container buildkitd. On hardened nodes rootless builds need unconfined seccomp and AppArmor, see docs/isolation.md."
             }
-            Self::Timeout => "Raise timeout, or make the build faster.",
+            Self::Timeout => "See what it waited for. If it only needs longer, raise the field that the message names.",
             Self::Cancelled => "Set the annotation ocibuild.dev/rebuild to a new text to build again.",
             Self::Internal => "Read the logs of the build's pod and of the operator, and report what you find.",
         }

@@ -14,6 +14,8 @@ use crate::{
 
 /// How long after its deadline a pod that is being deleted is still expected to go by itself.
 const TERMINATION_SLACK: SignedDuration = SignedDuration::from_secs(30);
+/// Exit code of a process that SIGKILL ended.
+const KILLED: i32 = 137;
 
 /// What the pod of an attempt says.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +68,21 @@ pub enum Wait {
     Start,
 }
 
+impl Wait {
+    /// What was missing, where nobody says it.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Claim => "its claim does not exist",
+            Self::Schedule => {
+                "no node took the pod, and the scheduler does not say why: look at the pod and its claims with kubectl describe"
+            }
+            Self::Start => {
+                "its volumes and images were not ready, and the kubelet does not say why: look at the pod with kubectl describe"
+            }
+        }
+    }
+}
+
 /// Where a running pod is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
@@ -87,7 +104,7 @@ pub fn diagnose(pod: Option<&Pod>, owner: &str, now: Timestamp) -> PodState {
 
     if let Some(terminated) = build.and_then(terminated) {
         let taken_away = disruption.or_else(|| pod.metadata.deletion_timestamp.is_some().then(|| deleted(pod)));
-        return ended(terminated, daemon, taken_away);
+        return ended(terminated, daemon, memory_limit(pod), taken_away);
     }
     if status.phase.as_deref() == Some("Failed") {
         return PodState::Lost(failed_pod(pod, disruption));
@@ -107,7 +124,12 @@ pub fn diagnose(pod: Option<&Pod>, owner: &str, now: Timestamp) -> PodState {
     PodState::Waiting(waiting(pod, build, daemon))
 }
 
-fn ended(terminated: &ContainerStateTerminated, daemon: Option<&ContainerStatus>, disruption: Option<BuildFailure>) -> PodState {
+fn ended(
+    terminated: &ContainerStateTerminated,
+    daemon: Option<&ContainerStatus>,
+    memory_limit: Option<&str>,
+    disruption: Option<BuildFailure>,
+) -> PodState {
     let message = terminated.message.as_deref().unwrap_or_default();
     let Ok(mut result) = serde_json::from_str::<BuildResult>(message) else {
         return PodState::Lost(disruption.unwrap_or_else(|| without_result(terminated)));
@@ -115,14 +137,22 @@ fn ended(terminated: &ContainerStateTerminated, daemon: Option<&ContainerStatus>
     if let Outcome::Failed(failure) = &mut result.outcome {
         // The runner sees only that it was told to stop, or that the daemon is gone; the pod knows why.
         match failure.reason {
-            FailureReason::Cancelled => {
-                if let Some(disruption) = disruption {
-                    return PodState::Lost(disruption);
-                }
+            FailureReason::Cancelled | FailureReason::DaemonDied if disruption.is_some() => {
+                return disruption.map_or(PodState::Absent, PodState::Lost);
             }
             FailureReason::DaemonDied | FailureReason::StepFailed if daemon.is_some_and(was_out_of_memory) => {
                 failure.reason = FailureReason::OutOfMemory;
                 failure.message = format!("BuildKit's container reached its memory limit and was killed; {}", failure.message);
+            }
+            // The kernel kills the largest process of the container, a step's; then the container lives on.
+            FailureReason::StepFailed if failure.exit_code == Some(KILLED) => {
+                if let Some(limit) = memory_limit {
+                    failure.reason = FailureReason::OutOfMemory;
+                    failure.message = format!(
+                        "the step was killed (SIGKILL), as the kernel does when BuildKit's container reaches its memory limit of {limit}; {}",
+                        failure.message
+                    );
+                }
             }
             FailureReason::DaemonDied => {
                 if let Some(words) = daemon.and_then(last_words) {
@@ -174,7 +204,7 @@ fn failed_pod(pod: &Pod, disruption: Option<BuildFailure>) -> BuildFailure {
     let status = pod.status.clone().unwrap_or_default();
     let message = status.message.unwrap_or_default();
     match status.reason.as_deref() {
-        Some("Evicted") => BuildFailure::new(FailureReason::Evicted, message),
+        Some("Evicted") => evicted(message),
         Some("DeadlineExceeded") => {
             BuildFailure::new(FailureReason::Timeout, format!("the pod was active longer than its deadline: {message}"))
         }
@@ -186,6 +216,20 @@ fn failed_pod(pod: &Pod, disruption: Option<BuildFailure>) -> BuildFailure {
             )
         }),
     }
+}
+
+/// A pod that uses more storage than its limits allow would do so again; one that had to go for others would not.
+fn evicted(message: String) -> BuildFailure {
+    let own_limits = ["exceeds the total limit of containers", "exceeds the limit", "exceeded its local ephemeral storage limit"];
+    let is_own_fault = own_limits.iter().any(|words| message.contains(words));
+    BuildFailure::new(if is_own_fault { FailureReason::StorageFull } else { FailureReason::Evicted }, message)
+}
+
+/// Of the container in which the steps run.
+fn memory_limit(pod: &Pod) -> Option<&str> {
+    let containers = pod.spec.as_ref()?.init_containers.as_ref()?;
+    let daemon = containers.iter().find(|container| container.name == layout::DAEMON_CONTAINER)?;
+    daemon.resources.as_ref()?.limits.as_ref()?.get("memory").map(|limit| limit.0.as_str())
 }
 
 fn deleted(pod: &Pod) -> BuildFailure {
@@ -200,7 +244,7 @@ fn disruption(pod: &Pod) -> Option<BuildFailure> {
     let reason = match condition.reason.as_deref() {
         Some("PreemptionByScheduler") => FailureReason::Preempted,
         Some("DeletionByTaintManager" | "DeletionByPodGC") => FailureReason::NodeLost,
-        _ => FailureReason::Evicted,
+        _ => return Some(evicted(message)),
     };
     Some(BuildFailure::new(reason, message))
 }
@@ -211,11 +255,17 @@ fn waiting(pod: &Pod, build: Option<&ContainerStatus>, daemon: Option<&Container
         && scheduled.status == "False"
     {
         let message = scheduled.message.clone().unwrap_or_default();
-        let missing_claim = message.contains("persistentvolumeclaim \"") && message.contains("not found");
+        let (reason, wait) = if message.contains("persistentvolumeclaim \"") && message.contains("not found") {
+            (FailureReason::ClaimMissing, Wait::Claim)
+        } else if message.contains("unbound immediate PersistentVolumeClaims") || message.contains("binding volumes") {
+            (FailureReason::ClaimUnbound, Wait::Schedule)
+        } else {
+            (FailureReason::Unschedulable, Wait::Schedule)
+        };
         return Waiting {
-            reason: if missing_claim { FailureReason::ClaimMissing } else { FailureReason::Unschedulable },
+            reason,
             message,
-            wait: if missing_claim { Wait::Claim } else { Wait::Schedule },
+            wait,
             since: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
             hopeless: false,
         };
@@ -229,7 +279,7 @@ fn waiting(pod: &Pod, build: Option<&ContainerStatus>, daemon: Option<&Container
     let stuck = [daemon, build].into_iter().flatten().find_map(stuck_container);
     let (reason, message, hopeless) = stuck.unwrap_or((FailureReason::Unschedulable, String::new(), false));
     Waiting {
-        reason: if is_scheduled && message.is_empty() { FailureReason::Internal } else { reason },
+        reason: if is_scheduled && message.is_empty() { FailureReason::Timeout } else { reason },
         message,
         wait: if is_scheduled { Wait::Start } else { Wait::Schedule },
         since,
@@ -248,7 +298,8 @@ fn stuck_container(container: &ContainerStatus) -> Option<(FailureReason, String
         reason @ "InvalidImageName" => Some((FailureReason::BuilderImagePull, message(reason), true)),
         reason @ "CrashLoopBackOff" => Some((FailureReason::DaemonDied, message(reason), false)),
         reason @ ("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
-            Some((FailureReason::Internal, message(reason), false))
+            let is_daemon = container.name == layout::DAEMON_CONTAINER;
+            Some((if is_daemon { FailureReason::DaemonDied } else { FailureReason::Internal }, message(reason), false))
         }
         _ => None,
     }

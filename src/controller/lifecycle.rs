@@ -196,6 +196,10 @@ pub struct Lost {
     pub retry: Timestamp,
 }
 
+/// What is said while the name of a pod is taken.
+pub const NAME_TAKEN: &str =
+    "a pod of this name belongs to something else, for example to a deleted build; waiting until it is gone";
+
 /// What to do next with a build.
 pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Limits, turn: Turn, now: Timestamp) -> Decision {
     let begin = |attempt, first_attempt| match turn {
@@ -241,11 +245,7 @@ pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Lim
             (Turn::Granted, Some(left)) => Decision::Pause(left),
             (Turn::Granted, None) => Decision::CreatePod { attempt },
         },
-        PodState::Foreign => Decision::Wait {
-            message: "a pod of this name belongs to a deleted build; waiting until it is gone".to_owned(),
-            reason: None,
-            recheck: Some(Duration::from_secs(1)),
-        },
+        PodState::Foreign => wait_for_name(recorded, limits, now),
         PodState::Gated { message } => Decision::Gated { message: message.clone() },
         PodState::Waiting(waiting) => wait(waiting, limits, now),
         PodState::Running(running) => Decision::Track(running.clone()),
@@ -280,6 +280,21 @@ fn left(until: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
     (!left.is_zero() && left <= LONGEST_PAUSE).then_some(left)
 }
 
+/// The name of the pod is taken, as a rule by a pod of a deleted build that is about to go.
+fn wait_for_name(recorded: &Recorded, limits: &Limits, now: Timestamp) -> Decision {
+    let taken = Waiting {
+        reason: FailureReason::Timeout,
+        message: NAME_TAKEN.to_owned(),
+        wait: Wait::Schedule,
+        since: recorded.started,
+        hopeless: false,
+    };
+    match wait(&taken, limits, now) {
+        Decision::Wait { message, .. } => Decision::Wait { message, reason: None, recheck: Some(Duration::from_secs(1)) },
+        end => end,
+    }
+}
+
 fn wait(waiting: &Waiting, limits: &Limits, now: Timestamp) -> Decision {
     let (limit, field) = match waiting.wait {
         Wait::Claim => (limits.waits.claim.0, "claim"),
@@ -289,7 +304,7 @@ fn wait(waiting: &Waiting, limits: &Limits, now: Timestamp) -> Decision {
     let waited = waiting.since.map_or(SignedDuration::ZERO, |since| now.duration_since(since).max(SignedDuration::ZERO));
     let left = limit.saturating_sub(waited.unsigned_abs());
     if waiting.hopeless || left.is_zero() {
-        let words = if waiting.message.is_empty() { "its containers did not start" } else { waiting.message.as_str() };
+        let words = if waiting.message.is_empty() { waiting.wait.words() } else { waiting.message.as_str() };
         let message = if waiting.hopeless {
             words.to_owned()
         } else {

@@ -20,7 +20,7 @@ use super::{
     diagnose::{PodState, Running, diagnose},
     durations::Durations,
     events,
-    lifecycle::{Decision, Limits, Recorded, Wanted, decide},
+    lifecycle::{Decision, Limits, NAME_TAKEN, Recorded, Wanted, decide},
     queue::{Ticket, Turn},
     summarise::{Facts, Standing, summarise},
     turns::HELD,
@@ -393,8 +393,10 @@ impl<'a> Reconciling<'a> {
             // The cache has not caught up with a pod that was made before.
             Creation::Done(Made::Before) => Ok(Some(self.again_in(Duration::from_secs(1)))),
             Creation::NameTaken { .. } => {
-                let message = "a pod of this name belongs to a deleted build; waiting until it is gone";
-                self.write(plan, None, &Standing::Waiting { message, reason: None }).await?;
+                if !self.has_time(plan) {
+                    return self.finish_refused(plan, BuildFailure::new(FailureReason::Timeout, NAME_TAKEN)).await;
+                }
+                self.write(plan, None, &Standing::Waiting { message: NAME_TAKEN, reason: None }).await?;
                 Ok(Some(self.again_in(Duration::from_secs(1))))
             }
             Creation::Refused(refusal) => self.refused(plan, ticket, refusal).await,
@@ -417,14 +419,19 @@ impl<'a> Reconciling<'a> {
             self.write(plan, None, &Standing::Queued { attempt, first_attempt, position: None, reason, message }).await?;
             return Ok(Some(self.again_in(HELD)));
         }
-        let since = recorded.started.or(recorded.queued);
-        let waited = since.map(|since| Timestamp::now().duration_since(since).unsigned_abs());
-        let has_time = waited.is_none_or(|waited| waited < plan.waits.schedule.0);
-        if refusal.may_pass && has_time {
+        if refusal.may_pass && self.has_time(plan) {
             self.write(plan, None, &Standing::Waiting { message: &failure.message, reason: Some(failure.reason) }).await?;
             return Ok(Some(self.again_in(REFUSED_INTERVAL)));
         }
         self.finish_refused(plan, refusal.failure).await
+    }
+
+    /// Whether a pod that cannot be made now may still be made later.
+    fn has_time(&self, plan: &Validated) -> bool {
+        let recorded = Recorded::of(&self.build);
+        let since = recorded.started.or(recorded.queued);
+        let waited = since.map(|since| Timestamp::now().duration_since(since).unsigned_abs());
+        waited.is_none_or(|waited| waited < plan.waits.schedule.0)
     }
 
     async fn finish_refused(&mut self, plan: &Validated, failure: BuildFailure) -> Result<Option<Action>, ReconcileError> {

@@ -30,21 +30,33 @@ pub fn diagnose(evidence: &Evidence<'_>) -> BuildFailure {
     let step_error = evidence.step.map(|step| step.error.as_str());
     let words = last.as_deref().or(step_error).unwrap_or("buildctl ended without saying why");
     let words = words.strip_prefix("failed to solve: ").unwrap_or(words);
-    let everything = format!("{words}\n{}", step_error.unwrap_or_default());
+    let answer = evidence.step.and_then(answer_before).unwrap_or_default();
+    let everything = format!("{words}\n{}\n{answer}", step_error.unwrap_or_default());
     let reason = match evidence.activity {
         Activity::FetchSource => of_source(&everything),
         Activity::Build => of_build(&everything),
     };
     // A step's own words are worth more than those of the steps that ended with it.
     let is_of_step = evidence.step.filter(|step| step.name.starts_with('[') && !step.name.starts_with("[internal]"));
+    let mut message = message(words, evidence.remarks);
+    if !answer.is_empty() {
+        message = format!("{message}; before: {answer}");
+    }
     BuildFailure {
         reason,
-        message: message(words, evidence.remarks),
+        message,
         step: is_of_step.map(|step| step.name.clone()),
         exit_code: exit_code(&everything),
         log_excerpt: is_of_step.map(|step| step.tail.join("\n")).filter(|excerpt| !excerpt.is_empty()),
         retry_after: None,
     }
+}
+
+/// What a registry answered to a push that BuildKit tried again. Its last words are only those of the registry's error document.
+fn answer_before(export: &FailedStep) -> Option<&str> {
+    let is_answer = |line: &&String| line.contains("unexpected status from");
+    let answer = export.tail.iter().rev().find(is_answer).filter(|_| export.name.starts_with("exporting "))?;
+    Some(answer.strip_prefix("error: ").unwrap_or(answer))
 }
 
 /// The final `error: …`, which can go on over several lines, as git's own words do.
@@ -148,6 +160,9 @@ fn of_registry(words: &str) -> Reason {
     if let Some(reason) = of_network(words) {
         return reason;
     }
+    if ["unexpected commit digest", "failed size validation"].iter().any(|text| has(text)) {
+        return Reason::RegistryContentMismatch;
+    }
     let is_push = has("failed to push");
     match http_status(words) {
         Some(401) => return Reason::RegistryUnauthorized,
@@ -165,6 +180,7 @@ fn of_registry(words: &str) -> Reason {
         || has("unexpected media type")
         || has("unknown media type")
         || has("unsupported manifest media type")
+        || has("(text/html")
     {
         Reason::RegistryNotV2
     } else if has("pull access denied") {
@@ -175,6 +191,7 @@ fn of_registry(words: &str) -> Reason {
         "authentication required",
         "failed to authorize",
         "insufficient_scope",
+        ": unauthorized: ",
     ]
     .iter()
     .any(|text| has(text))
@@ -190,6 +207,7 @@ fn of_registry(words: &str) -> Reason {
         "unexpected EOF",
         "TLS handshake timeout",
         ": EOF",
+        ": unavailable: ",
     ]
     .iter()
     .any(|text| has(text))
@@ -197,7 +215,9 @@ fn of_registry(words: &str) -> Reason {
         Reason::RegistryUnavailable
     } else if is_push {
         Reason::PushRefused
-    } else if has("failed to resolve source metadata") && has("not found") || has("manifest unknown") {
+    } else if (has("failed to resolve source metadata") || has("could not fetch content descriptor")) && has("not found")
+        || has("manifest unknown")
+    {
         Reason::BaseImageNotFound
     } else {
         Reason::Internal
@@ -238,9 +258,25 @@ fn of_source(words: &str) -> Reason {
     if matches!(http_status(words), Some(404 | 410)) || absent.iter().any(|text| has(text)) {
         return Reason::SourceNotFound;
     }
-    if ["connection refused", "i/o timeout", "Connection refused", "timed out", "Failed to connect"].iter().any(|text| has(text))
-    {
-        return Reason::SourceNotFound;
+    let unavailable = [
+        "connection refused",
+        "Connection refused",
+        "connection reset",
+        "Connection reset",
+        "i/o timeout",
+        "timed out",
+        "Failed to connect",
+        "no route to host",
+        "unexpected EOF",
+        ": EOF",
+        "returned error: 429",
+        "returned error: 5",
+        "unexpected disconnect",
+        "early EOF",
+        "Empty reply from server",
+    ];
+    if matches!(http_status(words), Some(429 | 500..=599)) || unavailable.iter().any(|text| has(text)) {
+        return Reason::SourceUnavailable;
     }
     Reason::SourceInvalid
 }
@@ -334,6 +370,28 @@ mod tests {
                 Reason::RegistryUnavailable,
             ),
             ("failed to push r/x:y: something else", Reason::PushRefused),
+            ("failed to push r/x:y: unsupported: the registry is read-only", Reason::PushRefused),
+            ("failed to push r/x:y: unknown: the manifest is invalid", Reason::PushRefused),
+            ("failed to push r/x:y: unauthorized: authentication required", Reason::RegistryUnauthorized),
+            ("failed to push r/x:y: denied: requested access to the resource is denied", Reason::RegistryForbidden),
+            ("failed to push r/x:y: toomanyrequests: slow down", Reason::RegistryRateLimited),
+            ("failed to push r/x:y: unavailable: come back later", Reason::RegistryUnavailable),
+            (
+                "r/x: failed to resolve source metadata for r/x:latest: failed to copy: httpReadSeeker: failed open: could not fetch content descriptor sha256:16 (text/html) from remote: not found",
+                Reason::RegistryNotV2,
+            ),
+            (
+                "failed to copy: httpReadSeeker: failed open: could not fetch content descriptor sha256:99 (application/vnd.oci.image.config.v1+json) from remote: not found",
+                Reason::BaseImageNotFound,
+            ),
+            (
+                "r/x: failed to resolve source metadata for r/x:latest: short read: expected 87 bytes but got 0: unexpected EOF",
+                Reason::RegistryUnavailable,
+            ),
+            (
+                "r/x: failed to resolve source metadata for r/x:latest: failed commit on ref \"config-sha256:99\": unexpected commit digest sha256:53, expected sha256:99: failed precondition",
+                Reason::RegistryContentMismatch,
+            ),
             ("r/x: tls: failed to verify certificate: x509: certificate signed by unknown authority", Reason::TlsFailure),
             ("write /var/lib/buildkit/x: no space left on device", Reason::StorageFull),
             ("Unavailable: error reading from server: EOF", Reason::DaemonDied),
@@ -349,6 +407,21 @@ mod tests {
         ] {
             assert_eq!(reason(Activity::Build, words), expected, "{words}");
         }
+    }
+
+    #[test]
+    fn a_push_that_was_tried_again_is_named_by_the_answers_before() {
+        let tail = [
+            "error: unexpected status from PUT request to https://r/v2/x/blobs/uploads/1: 500 Internal Server Error",
+            "unknown: out of order",
+        ];
+        let error = "failed to push r/x:y: unknown: out of order".to_owned();
+        let step = FailedStep { name: "exporting to image".to_owned(), error, tail: tail.map(str::to_owned).to_vec() };
+        let remarks = ["error: failed to solve: failed to push r/x:y: unknown: out of order"];
+        let failure = diagnose(&Evidence { step: Some(&step), remarks: &remarks, activity: Activity::Build });
+        assert_eq!(failure.reason, Reason::RegistryUnavailable);
+        assert!(failure.message.contains("out of order; before: ") && failure.message.contains("500"), "{}", failure.message);
+        assert_eq!(failure.step, None);
     }
 
     #[test]
@@ -368,6 +441,13 @@ mod tests {
             ),
             ("invalid response status 404", Reason::SourceNotFound),
             ("invalid response status 401", Reason::SourceUnauthorized),
+            ("invalid response status 429", Reason::SourceUnavailable),
+            ("invalid response status 503", Reason::SourceUnavailable),
+            ("Get \"http://g/a\": dial tcp 10.0.0.1:80: connect: connection refused", Reason::SourceUnavailable),
+            (
+                "failed to fetch remote http://g/x.git: fatal: unable to access 'http://g/x.git/': The requested URL returned error: 503",
+                Reason::SourceUnavailable,
+            ),
             ("failed to load cache key: repository does not contain ref no-such-branch, output: \"\"", Reason::SourceNotFound),
             ("Get \"http://no-such.invalid/a\": dial tcp: lookup no-such.invalid: no such host", Reason::NameResolution),
         ] {

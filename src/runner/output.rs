@@ -48,8 +48,15 @@ impl Staging {
     pub fn create(output: &OutputInstructions, build: &str, image: &ImageForm) -> Result<Self, BuildFailure> {
         let failed = |error: io::Error| {
             let message = format!("the output folder {:?} cannot be written: {error}", output.path);
-            let reason =
-                if error.kind() == io::ErrorKind::InvalidInput { FailureReason::InvalidSpec } else { storage_reason(&error) };
+            let reason = match error.kind() {
+                // A link that leads nowhere or out of the volume, a file in the place of a folder, a folder of somebody else's.
+                io::ErrorKind::InvalidInput
+                | io::ErrorKind::NotFound
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem => FailureReason::OutputInvalid,
+                _ => storage_reason(&error),
+            };
             BuildFailure::new(reason, message)
         };
         let folder = make_folder(&output.root, &output.path).map_err(failed)?;
@@ -60,7 +67,7 @@ impl Staging {
                     "the output folder {:?} holds {name:?}, which no build has made; choose another output path or move it away",
                     output.path
                 );
-                return Err(BuildFailure::new(FailureReason::InvalidSpec, message));
+                return Err(BuildFailure::new(FailureReason::OutputInvalid, message));
             }
         }
         let partial = folder.join(format!(".ocibuild-partial-{}", build.replace('/', "-")));

@@ -141,6 +141,13 @@ impl BuildFailure {
         Self { reason, message: message.into(), step: None, exit_code: None, log_excerpt: None, retry_after: None }
     }
 
+    /// The same with what a server said about when to try again.
+    #[must_use]
+    pub fn with_retry_after(self, seconds: u32) -> Self {
+        let message = format!("{}; the server says to try again after {seconds}s", self.message);
+        Self { message, retry_after: Some(seconds), ..self }
+    }
+
     /// The same without what may be secret in the addresses of its message.
     #[must_use]
     pub fn without_secrets(self) -> Self {

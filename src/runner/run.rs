@@ -13,9 +13,10 @@ use super::{
     given,
     locate::locate,
     output::{Staging, storage_reason, write_result},
+    pushed,
     registry_auth::write_docker_config,
     result::{AdditionalImage, BuildFailure, BuildResult, BuiltImage, Milliseconds, Outcome},
-    source,
+    retry_after, source,
     stop::{Stop, StopReason},
     target::{BuiltTarget, TargetRun},
     transfer::Transfer,
@@ -60,7 +61,10 @@ impl<'a> Run<'a> {
         self.stop.end();
         let outcome = match outcome {
             Ok(image) => Outcome::Succeeded(image),
-            Err(failure) => Outcome::Failed(self.as_stopped(failure).without_secrets()),
+            Err(failure) => {
+                let failure = retry_after::of(self.as_stopped(failure), &self.instructions.registries).await;
+                Outcome::Failed(failure.without_secrets())
+            }
         };
         let spans = self.tracker.with(|tracker| tracker.spans());
         let progress = self.tracker.with(|tracker| tracker.progress());
@@ -146,6 +150,9 @@ impl<'a> Run<'a> {
             .build(stage.as_deref(), true, &mut self.stop)
             .await?
             .ok_or_else(|| BuildFailure::new(FailureReason::Internal, "BuildKit's answer has no image".to_owned()))?;
+        if let Some(reference) = self.instructions.references.first().filter(|_| self.instructions.push) {
+            pushed::check(reference, &self.instructions.registries).await?;
+        }
         if let Some(staging) = staging {
             staging.publish().map_err(|error| {
                 let message = format!("the files of the image cannot be put in their place: {error}");

@@ -106,16 +106,21 @@ async fn resolve_image(
         registries.iter().filter(|(_, registry)| wanted(registry)).map(|(host, _)| host.clone()).collect()
     };
     let mirrors = registries.iter().map(|(host, registry)| (host.clone(), registry.mirrors.clone())).collect();
-    let bundle = Path::new(layout::AUTHORITIES_DIRECTORY).join(layout::AUTHORITIES_FILE);
-    let of_registries = registries.values().filter_map(|registry| registry.ca.as_ref()).map(|ca| ca.path.clone());
     let access = RegistryAccess {
         docker_config: &buildctl.docker_config,
         mirrors: &mirrors,
         plain_http: &hosts(|registry| registry.http),
         insecure: &hosts(|registry| registry.insecure),
-        authorities: of_registries.chain(bundle.is_file().then_some(bundle.clone())).collect(),
+        authorities: authorities(registries),
     };
     image_source::resolve(reference, &access, root).await
+}
+
+/// Files of the authorities that the runner trusts beside those of its image.
+pub fn authorities(registries: &BTreeMap<String, RegistryInstructions>) -> Vec<PathBuf> {
+    let bundle = Path::new(layout::AUTHORITIES_DIRECTORY).join(layout::AUTHORITIES_FILE);
+    let of_registries = registries.values().filter_map(|registry| registry.ca.as_ref()).map(|ca| ca.path.clone());
+    of_registries.chain(bundle.is_file().then_some(bundle.clone())).collect()
 }
 
 /// A link on the volume must not lead out of it: what lies outside is the runner's own, credentials among it.

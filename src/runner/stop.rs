@@ -119,3 +119,48 @@ async fn time_is_up(mut clock: watch::Receiver<Clock>, end: Instant) -> StopReas
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use serde_json::json;
+
+    use super::{RunPhase, Stop, StopReason};
+
+    fn stop(deadlines: &serde_json::Value, timeout_seconds: u64) -> Stop {
+        let instructions = json!({
+            "build": "team/app", "source": { "files": { "files": {} } }, "context": ".", "references": [], "push": false,
+            "timeoutSeconds": timeout_seconds, "deadlines": deadlines,
+        });
+        Stop::new(&serde_json::from_value(instructions).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn work_that_blocks_is_left_behind_at_the_deadline_of_its_phase() {
+        let mut stop = stop(&json!({ "source": 1 }), 3600);
+        stop.enter(RunPhase::Source);
+        let (release, blocked) = mpsc::channel::<()>();
+        let left = stop.unless_asked(move || Ok(blocked.recv())).await;
+        assert!(left.is_err());
+        assert_eq!(stop.reason(), Some(StopReason::Overdue(RunPhase::Source)));
+        drop(release);
+    }
+
+    #[tokio::test]
+    async fn the_timeout_counts_where_it_comes_first_and_not_once_the_image_is_there() {
+        let mut late = stop(&json!({ "build": 3600 }), 1);
+        late.enter(RunPhase::Build);
+        late.asked().await;
+        assert_eq!(late.reason(), Some(StopReason::Timeout));
+        let mut ended = stop(&json!({ "build": 1 }), 1);
+        ended.enter(RunPhase::Build);
+        ended.end();
+        // The other clock is as long as both of its own.
+        let mut other = stop(&json!({}), 2);
+        tokio::select! {
+            () = ended.asked() => panic!("stopped after its end"),
+            () = other.asked() => {}
+        }
+    }
+}

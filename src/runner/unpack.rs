@@ -92,6 +92,8 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
         if !entry.unpack_in(root)? {
             return Err(io::Error::other(format!("{} leads out of the archive's root", path.display())));
         }
+        // What the tar crate has not read of a folder or a link that has a content.
+        io::copy(&mut entry, &mut io::sink())?;
         if entry.header().entry_type() == EntryType::Directory
             && let Some(folder) = below(&root.canonicalize()?, &path)
         {
@@ -182,6 +184,30 @@ mod tests {
             let (folder, result) = unpacked(&archive(&entries));
             assert!(result.is_err(), "{entries:?}");
             assert!(!folder.path().join("escaped").exists() && !std::path::Path::new("/tmp/escaped-by-ocibuild").exists());
+        }
+    }
+
+    #[test]
+    fn names_and_attributes_have_a_limit() {
+        for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+            for (size, is_taken) in [(4000, true), (64 << 20, false)] {
+                let value = "x".repeat(size);
+                // A record of a PAX header counts its own length.
+                let record = format!(" comment={value}\n");
+                let length =
+                    (record.len()..record.len() + 20).find(|length| length.to_string().len() + record.len() == *length).unwrap();
+                let content = if kind == EntryType::XHeader { format!("{length}{record}") } else { value };
+                let mut header = header("long", kind, content.len());
+                header.set_cksum();
+                let mut builder = tar::Builder::new(Vec::new());
+                builder.append(&header, content.as_bytes()).unwrap();
+                let mut file = self::header("file", EntryType::Regular, 1);
+                file.set_cksum();
+                builder.append(&file, &b"x"[..]).unwrap();
+                let result = unpacked(&builder.into_inner().unwrap()).1;
+                let says = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
+                assert_eq!(says.contains("larger than 1048576 bytes"), !is_taken, "{kind:?} of {size}: {says}");
+            }
         }
     }
 

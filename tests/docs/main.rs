@@ -31,8 +31,10 @@ fn every_failure_reason_stands_in_the_documentation() {
         let meaning = reason["description"].as_str().unwrap();
         let reason: FailureReason = serde_json::from_value(name.into()).unwrap();
         assert!(!reason.hint().is_empty(), "{name} has no hint");
+        assert!(!reason.evidence().is_empty(), "{name} has no evidence");
         let retried = if reason.is_retryable() { "yes" } else { "" };
-        writeln!(page, "| `{name}` | {} | {} | {retried} |", cell(meaning), cell(reason.hint())).unwrap();
+        writeln!(page, "| `{name}` | {} | {} | {} | {retried} |", cell(meaning), cell(reason.evidence()), cell(reason.hint()))
+            .unwrap();
     }
     assert_page("docs/failure-reasons.md", &page);
 }
@@ -51,13 +53,13 @@ const PAGE: &str = "\
 # Why a build failed
 
 `status.failure.reason` is one of these. The same word is the reason of the condition `Stalled`, of the event, and of the label
-`reason` of the metrics; `status.failure.hint` is what to do. A build whose reason is retried gets another pod, as often as
+`reason` of the metrics; `status.failure.hint` is what to do. *The evidence* is what the operator derives the reason from. A build whose reason is retried gets another pod, as often as
 `retries` says, before it fails.
 
 This page is written from the code: `BLESS=1 cargo test --test docs`.
 
-| reason | what happened | what to do | retried |
-|---|---|---|---|
+| reason | what happened | the evidence | what to do | retried |
+|---|---|---|---|---|
 ";
 
 /// Text that cannot break out of a cell of a table.

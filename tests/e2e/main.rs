@@ -3,6 +3,7 @@
 
 mod cluster;
 mod failures;
+mod faults;
 mod gitops;
 mod image_source;
 mod isolation;

@@ -1,10 +1,11 @@
 //! The operator is killed, at every moment of a build. Each test scales the operator of the cluster to zero and runs the same
 //! binary here, with the chart's own service account and configuration, where it can be killed for real. They run one at a
-//! time, after the other tests: `dev/test` sees to that.
+//! time, after the other tests: `dev/test` sees to that. So does what would harm them: a node that comes and goes.
 
 #[path = "../e2e/cluster.rs"]
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 mod cluster;
+mod nodes;
 mod operator;
 mod traces;
 

@@ -80,6 +80,47 @@ fn a_dead_daemon_that_ran_out_of_memory_is_named_so() {
 }
 
 #[test]
+fn a_step_that_was_killed_ran_out_of_memory_if_there_is_a_limit() {
+    let result = json!({ "outcome": { "failed": { "reason": "StepFailed", "message": "exit code: 137", "exitCode": 137 } } });
+    for (limits, reason, words) in [
+        (json!({ "memory": "64Mi" }), FailureReason::OutOfMemory, "memory limit of 64Mi; exit code: 137"),
+        (json!({ "cpu": "1" }), FailureReason::StepFailed, "exit code: 137"),
+    ] {
+        let mut pod = pod(&json!({ "containerStatuses": terminated(1, "Error", &result.to_string()) }));
+        let spec = json!({
+            "containers": [{ "name": "build", "resources": { "limits": { "memory": "1Gi" } } }],
+            "initContainers": [{ "name": "buildkitd", "resources": { "limits": limits } }],
+        });
+        pod.spec = Some(serde_json::from_value(spec).unwrap());
+        let PodState::Ended(result) = diagnose(Some(&pod), "owner", now()) else { panic!("not ended") };
+        let Outcome::Failed(failure) = result.outcome else { panic!("not failed") };
+        assert_eq!(failure.reason, reason);
+        assert!(failure.message.ends_with(words), "{}", failure.message);
+    }
+}
+
+#[test]
+fn a_pod_that_used_more_storage_than_it_may_is_told_from_one_that_made_room() {
+    for (message, expected) in [
+        ("Pod ephemeral local storage usage exceeds the total limit of containers 30Mi. ", FailureReason::StorageFull),
+        ("Usage of EmptyDir volume \"state\" exceeds the limit \"1Gi\". ", FailureReason::StorageFull),
+        ("Container buildkitd exceeded its local ephemeral storage limit \"30Mi\". ", FailureReason::StorageFull),
+        ("The node was low on resource: ephemeral-storage. ", FailureReason::Evicted),
+    ] {
+        let condition =
+            json!({ "type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": message });
+        for status in [
+            json!({ "phase": "Failed", "reason": "Evicted", "message": message }),
+            json!({ "conditions": [condition], "containerStatuses": terminated(1, "Error", &failed_result("Cancelled")) }),
+            json!({ "conditions": [condition], "containerStatuses": terminated(1, "Error", &failed_result("DaemonDied")) }),
+        ] {
+            let state = diagnosed(&status);
+            assert!(matches!(&state, PodState::Lost(failure) if failure.reason == expected), "{message}: {state:?}");
+        }
+    }
+}
+
+#[test]
 fn a_pod_that_kubernetes_takes_away_says_why() {
     for (reason, expected) in [
         ("PreemptionByScheduler", FailureReason::Preempted),
@@ -160,6 +201,13 @@ fn what_a_pod_waits_for_has_a_name_and_a_deadline_of_its_own() {
             false,
         ),
         (
+            json!({ "conditions": unscheduled("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims") }),
+            FailureReason::ClaimUnbound,
+            Wait::Schedule,
+            "00:00",
+            false,
+        ),
+        (
             json!({ "conditions": [scheduled], "initContainerStatuses": pulling("ImagePullBackOff") }),
             FailureReason::BuilderImagePull,
             Wait::Start,
@@ -180,7 +228,14 @@ fn what_a_pod_waits_for_has_a_name_and_a_deadline_of_its_own() {
             "00:05",
             false,
         ),
-        (json!({ "conditions": [scheduled] }), FailureReason::Internal, Wait::Start, "00:05", false),
+        (
+            json!({ "conditions": [scheduled], "initContainerStatuses": pulling("RunContainerError") }),
+            FailureReason::DaemonDied,
+            Wait::Start,
+            "00:05",
+            false,
+        ),
+        (json!({ "conditions": [scheduled] }), FailureReason::Timeout, Wait::Start, "00:05", false),
     ] {
         let PodState::Waiting(waiting) = diagnosed(&status) else { panic!("{status}") };
         let expected_since: Timestamp = format!("2026-01-01T{since}:00Z").parse().unwrap();

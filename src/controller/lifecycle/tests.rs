@@ -174,6 +174,21 @@ fn each_wait_ends_at_its_own_deadline_and_says_what_it_waited_for() {
 }
 
 #[test]
+fn a_name_that_stays_taken_is_not_waited_for_for_ever() {
+    for (seconds, ends) in [(1799, false), (1800, true)] {
+        let begun = Recorded { started: Some(now() - SignedDuration::from_secs(seconds)), ..recorded(Phase::Pending, 1, false) };
+        match decision(&wanted(3, None), &begun, &PodState::Foreign) {
+            Decision::Wait { reason: None, recheck: Some(recheck), .. } if !ends => assert_eq!(recheck, Duration::from_secs(1)),
+            Decision::Finish(BuildResult { outcome: Outcome::Failed(failure), .. }) if ends => {
+                assert_eq!(failure.reason, FailureReason::Timeout);
+                assert!(failure.message.starts_with("waited 1800s (deadlines.schedule) in vain: a pod of this name"));
+            }
+            other => panic!("after {seconds}s: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn what_cannot_get_better_is_not_waited_for() {
     let pod = PodState::Waiting(Waiting {
         reason: FailureReason::BuilderImagePull,

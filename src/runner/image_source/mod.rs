@@ -21,6 +21,7 @@ use std::{
 
 use oci_spec::distribution::Reference;
 
+pub use self::registry::client;
 use self::{
     artifact::Placed,
     credentials::Credentials,

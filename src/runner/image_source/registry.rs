@@ -1,8 +1,14 @@
 //! One registry or mirror, as far as pulling goes (OCI distribution specification). Its answers are bounded: nothing that it
 //! sends is held in memory but a manifest, a token or an error of limited size.
 
-use std::{error::Error, fs, io, iter, path::Path, time::Duration};
+use std::{
+    error::Error,
+    fs, io, iter,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use k8s_openapi::jiff::Timestamp;
 use reqwest::{
     Certificate, Client, RequestBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE},
@@ -17,7 +23,11 @@ use super::{
     failure::{invalid, not_written, of_status, of_transport},
     manifest::{ACCEPTED, Content, Layer},
 };
-use crate::{api::FailureReason, plan::Digest, runner::result::BuildFailure};
+use crate::{
+    api::FailureReason,
+    plan::Digest,
+    runner::{result::BuildFailure, retry_after},
+};
 
 /// Registries themselves take no larger manifests.
 const MANIFEST_LIMIT: usize = 4 << 20;
@@ -52,7 +62,7 @@ impl Registry {
             host: host.to_owned(),
             base: format!("{scheme}://{address}/v2/{prefix}{repository}"),
             login: credentials.of(host),
-            client: client(access, is_listed(access.insecure)),
+            client: client(&access.authorities, is_listed(access.insecure)),
             authorization: None,
         }
     }
@@ -139,12 +149,18 @@ impl Registry {
             code: String,
         }
         let status = response.status();
+        let retry_after = retry_after::said(response.headers(), Timestamp::now());
         let body = self.bounded(response, ERROR_LIMIT, "error").await.unwrap_or_default();
         let code = serde_json::from_slice::<Errors>(&body).ok().and_then(|body| body.errors.into_iter().next());
         // The code alone: a message could repeat what was sent, credentials among it.
         let is_code = |code: &String| code.len() <= 40 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
         let code = code.map(|code| code.code).filter(is_code);
-        of_status(&self.host, status, code.as_deref(), self.login.is_some())
+        let failure = of_status(&self.host, status, code.as_deref(), self.login.is_some());
+        let is_of_load = matches!(failure.reason, FailureReason::RegistryRateLimited | FailureReason::RegistryUnavailable);
+        match retry_after.filter(|_| is_of_load) {
+            Some(seconds) => failure.with_retry_after(seconds),
+            None => failure,
+        }
     }
 
     /// What a challenge is answered with, if there is anything to answer it with.
@@ -229,12 +245,13 @@ impl Registry {
     }
 }
 
-fn client(access: &RegistryAccess<'_>, accepts_any_certificate: bool) -> Result<Client, BuildFailure> {
+/// A client that trusts these authorities beside those of the system.
+pub fn client(trusted: &[PathBuf], accepts_any_certificate: bool) -> Result<Client, BuildFailure> {
     // An error means that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let failure = |words: String| BuildFailure::new(FailureReason::TlsFailure, words);
     let mut authorities = Vec::new();
-    for file in &access.authorities {
+    for file in trusted {
         let shown = file.display();
         let pem =
             fs::read(file).map_err(|error: io::Error| failure(format!("the authorities in {shown} cannot be read: {error}")))?;

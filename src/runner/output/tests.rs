@@ -80,7 +80,7 @@ fn a_folder_that_no_build_has_made_is_not_replaced() {
         fs::create_dir(root.path().join(name)).unwrap();
         fs::write(root.path().join(name).join("photo"), "mine").unwrap();
         let refused = Staging::create(&output(root.path(), ""), "team/app", &unpacked_oci()).err().unwrap();
-        assert_eq!(refused.reason, FailureReason::InvalidSpec);
+        assert_eq!(refused.reason, FailureReason::OutputInvalid);
         assert!(refused.message.contains(name), "{}", refused.message);
         assert_eq!(names(root.path()), [name]);
     }
@@ -93,8 +93,12 @@ fn links_on_the_volume_lead_nowhere_outside_it() {
     fs::write(outside.path().join("kept"), "").unwrap();
     symlink(outside.path(), root.path().join("out")).unwrap();
     assert!(make_folder(root.path(), "out/x").is_err() && make_folder(root.path(), "../x").is_err());
-    let refused = Staging::create(&output(root.path(), "out/x"), "team/app", &ImageForm::default()).err().unwrap();
-    assert_eq!(refused.reason, FailureReason::InvalidSpec);
+    symlink("/nowhere/at/all", root.path().join("dangling")).unwrap();
+    fs::write(root.path().join("file"), "").unwrap();
+    for path in ["out/x", "out", "dangling", "dangling/x", "file", "file/x"] {
+        let refused = Staging::create(&output(root.path(), path), "team/app", &ImageForm::default()).err().expect(path);
+        assert_eq!(refused.reason, FailureReason::OutputInvalid, "{path}: {}", refused.message);
+    }
     symlink(outside.path(), root.path().join(".ocibuild-partial-team-app")).unwrap();
     Staging::create(&output(root.path(), ""), "team/app", &ImageForm::default()).unwrap();
     assert_eq!(names(outside.path()), ["kept"]);
