@@ -6,10 +6,10 @@
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 mod cluster;
 mod configuration;
+mod observing;
 mod operator;
 #[path = "../e2e/secure_registry.rs"]
 mod secure_registry;
-mod traces;
 
 use std::time::{Duration, Instant};
 
