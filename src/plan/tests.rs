@@ -267,6 +267,73 @@ fn what_the_administrator_does_not_allow_is_refused_by_name() {
 }
 
 #[test]
+fn the_daemons_file_is_no_way_around_the_registries_that_the_administrator_set() {
+    let config: OperatorConfig = serde_json::from_value(json!({ "allowedOverrides": ["buildkitConfig"] })).unwrap();
+    let with =
+        |text: &str| validate(&build(&format!("{HELLO}buildkitConfig: {text}")), &config).map_err(|error| error.to_string());
+    with(r#""[worker.oci]\nmax-parallelism = 4""#).unwrap();
+    assert_eq!(
+        with(r#""[registry.'docker.io']\nhttp = true""#).unwrap_err(),
+        "registry in buildkitConfig is not allowed here; the operator's configuration (allowedOverrides) allows buildkitConfig"
+    );
+}
+
+/// What a pod shows of the settings that hold for all builds.
+fn settings(spec: &str, config: &OperatorConfig) -> Value {
+    let plan = validate(&build(spec), config).unwrap();
+    let pod = json!(build_pod(&plan, Attempt::FIRST, PodIsolation::Rootless, config));
+    let daemon = &pod["spec"]["initContainers"][0];
+    let runner = &pod["spec"]["containers"][0];
+    let variables = |container: &Value| {
+        let all = container["env"].as_array().into_iter().flatten();
+        all.map(|variable| (variable["name"].as_str().unwrap().to_owned(), variable["value"].clone())).collect::<Value>()
+    };
+    assert_eq!(variables(daemon), variables(runner), "both reach the world in the same way");
+    json!({
+        "isolation": plan.isolation,
+        "timeout": plan.timeout.as_secs(),
+        "retries": plan.retries,
+        "buildkitImage": daemon["image"],
+        "resources": daemon["resources"],
+        "environment": variables(daemon),
+        "authorities": pod["metadata"]["annotations"]["ocibuild.dev/authorities"],
+        "daemon": pod["metadata"]["annotations"]["ocibuild.dev/buildkitd.toml"],
+        "nodeSelector": pod["spec"]["nodeSelector"],
+        "priorityClassName": pod["spec"]["priorityClassName"],
+    })
+}
+
+#[test]
+fn what_the_administrator_sets_holds_where_the_build_says_nothing_and_only_there() {
+    let config: OperatorConfig = serde_json::from_value(json!({
+        "images": { "buildkitRootless": "registry.example.com/buildkit:rootless" },
+        "defaults": {
+            "isolation": "rootless", "timeout": "10m", "retries": 5,
+            "resources": { "requests": { "cpu": "2" }, "limits": { "memory": "8Gi" } },
+            "nodeSelector": { "pool": "builds" }, "priorityClassName": "low",
+        },
+        "registries": { "docker.io": { "mirrors": ["mirror.example.com"] } },
+        "caBundle": "-----BEGIN CERTIFICATE-----\n",
+        "proxy": { "httpProxy": "http://proxy:3128", "noProxy": ".svc" },
+        "allowedOverrides": ["registries", "buildkitConfig", "proxy", "resources", "buildkitImage"],
+    }))
+    .unwrap();
+    let says_otherwise = format!(
+        "{HELLO}
+isolation: userns
+timeout: 1h
+retries: 0
+buildkitImage: registry.example.com/other:v1
+registryMirrors: {{ docker.io: [other.example.com] }}
+proxy: {{ httpsProxy: 'http://other:3128' }}
+pod: {{ resources: {{ limits: {{ cpu: 1 }} }}, nodeSelector: {{ disk: fast }}, priorityClassName: high }}
+"
+    );
+    insta::assert_yaml_snapshot!("the_administrators_settings", settings(HELLO, &config));
+    insta::assert_yaml_snapshot!("the_builds_own_settings", settings(&says_otherwise, &config));
+}
+
+#[test]
 fn what_the_api_server_cannot_see_is_refused_by_name() {
     for (spec, message) in [
         (HELLO.replace("context: .", "context: a/../../b"), "context: \"a/../../b\" is absolute or has '..' in it"),

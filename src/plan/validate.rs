@@ -205,7 +205,8 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
     if let Some(dockerfile) = &spec.dockerfile {
         relative("dockerfile", dockerfile)?;
     }
-    allowed_overrides(spec, config)?;
+    let buildkit_config = spec.buildkit_config.as_deref().map(parse_buildkit_config).transpose()?.unwrap_or_default();
+    allowed_overrides(spec, &buildkit_config, config)?;
     let timeout = duration("timeout", spec.timeout.as_deref())?.unwrap_or(config.defaults.timeout.0);
     let waits = waits(spec, config)?;
     let isolation = isolation(spec, config)?;
@@ -247,7 +248,7 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
         source_claim: spec.source.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone()),
         source_config_map: spec.source.config_map.clone(),
         registry_authorities,
-        buildkit_config: spec.buildkit_config.as_deref().map(parse_buildkit_config).transpose()?.unwrap_or_default(),
+        buildkit_config,
         buildkit_image: spec.buildkit_image.clone(),
         debug: spec.debug,
         output,
@@ -310,12 +311,15 @@ fn isolation(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<Isolation, 
     })
 }
 
-fn allowed_overrides(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<(), InvalidSpec> {
+fn allowed_overrides(spec: &OciBuildSpec, buildkit_config: &toml::Table, config: &OperatorConfig) -> Result<(), InvalidSpec> {
     let sets_resources = spec.pod.as_ref().is_some_and(|pod| pod.resources.is_some());
+    // It is laid over the operator's file: another way to say the same.
+    let sets_registries = buildkit_config.contains_key("registry");
     for (is_set, field, needed) in [
         (!spec.registry_mirrors.is_empty(), "registryMirrors", Override::Registries),
         (!spec.registries.is_empty(), "registries", Override::Registries),
         (spec.buildkit_config.is_some(), "buildkitConfig", Override::BuildkitConfig),
+        (sets_registries, "registry in buildkitConfig", Override::Registries),
         (spec.proxy.is_some(), "proxy", Override::Proxy),
         (sets_resources, "pod.resources", Override::Resources),
         (spec.buildkit_image.is_some(), "buildkitImage", Override::BuildkitImage),

@@ -113,7 +113,7 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write};
+    use std::{fs, io::Write, os::unix::fs::PermissionsExt};
 
     use proptest::prelude::*;
 
@@ -167,6 +167,7 @@ mod tests {
             let app = folder.path().join("root/app");
             assert_eq!(fs::read_to_string(app.join("link")).unwrap(), "#!/bin/sh");
             assert_eq!(fs::read_link(app.join("link")).unwrap().to_str(), Some("run.sh"));
+            assert_eq!(fs::metadata(app.join("run.sh")).unwrap().permissions().mode() & 0o777, 0o755);
         }
     }
 

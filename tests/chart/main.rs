@@ -9,8 +9,8 @@ mod tools;
 use std::{collections::BTreeSet, process::Command};
 
 use ocibuild::{
-    api::{OciBuild, OciBuildSpec, crd_yaml},
-    plan::{OperatorConfig, layout, pod},
+    api::{Isolation, OciBuild, OciBuildSpec, crd_yaml},
+    plan::{OperatorConfig, layout, operator_config::Override, pod},
 };
 use serde_json::{Value, json};
 use tools::tool;
@@ -93,6 +93,12 @@ fn values_reach_the_operator() {
         "config.waits.start=90s",
         "config.queue.maxRunning=20",
         "config.waits.push=20m",
+        "config.images.buildkitRootless=registry.example.com/buildkit:rootless",
+        "config.defaults.isolation=userns",
+        "config.caBundle=-----BEGIN CERTIFICATE-----",
+        "config.proxy.httpsProxy=http://proxy:3128",
+        r"config.proxy.noProxy=.svc\,10.0.0.0/8",
+        "config.allowedOverrides={proxy}",
     ]));
     assert_eq!(configuration.images.runner, "registry.example.com/ocibuild:v2");
     assert_eq!(configuration.defaults.resources.limits["cpu"], "2");
@@ -102,6 +108,13 @@ fn values_reach_the_operator() {
     assert_eq!((configuration.queue.max_running, configuration.queue.max_running_per_namespace), (Some(20), None));
     assert_eq!(configuration.waits.push.unwrap().0.as_secs(), 1200);
     assert_eq!(configuration.waits.source, None);
+    assert_eq!(configuration.images.buildkit_rootless, "registry.example.com/buildkit:rootless");
+    assert_eq!(configuration.defaults.isolation, Isolation::Userns);
+    assert_eq!(configuration.ca_bundle, "-----BEGIN CERTIFICATE-----");
+    assert_eq!(configuration.proxy.https_proxy.as_deref(), Some("http://proxy:3128"));
+    assert_eq!(configuration.proxy.no_proxy.as_deref(), Some(".svc,10.0.0.0/8"));
+    assert_eq!(configuration.allowed_overrides, [Override::Proxy]);
+    configuration.check().unwrap();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod observing;
 mod reference;
+mod scenarios;
 mod schema;
 
 use std::{

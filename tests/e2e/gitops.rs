@@ -71,6 +71,7 @@ fn a_failed_generation_is_mended_by_a_changed_manifest_and_keeps_the_last_succes
     assert_eq!(namespace.succeeded("app")["observedGeneration"], 3);
 }
 
+/// Not tested by the peer: abort. Here a build is deleted; the task's own abort is a test of the task.
 #[test]
 fn a_deleted_build_takes_its_pods_and_its_claim_with_it() {
     let namespace = Namespace::new("delete");

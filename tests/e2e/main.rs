@@ -10,6 +10,7 @@ mod isolation;
 mod lifecycle;
 mod push;
 mod scenarios;
+mod secure_registry;
 mod sources;
 mod task;
 mod transfer;

@@ -5,9 +5,12 @@
 #[path = "../e2e/cluster.rs"]
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 mod cluster;
+mod configuration;
 mod nodes;
+mod observing;
 mod operator;
-mod traces;
+#[path = "../e2e/secure_registry.rs"]
+mod secure_registry;
 
 use std::time::{Duration, Instant};
 

@@ -123,9 +123,14 @@ impl Operator {
         self.child.wait().unwrap();
     }
 
-    pub fn leads(&self) -> bool {
+    /// What Prometheus would read; nothing while the operator does not answer.
+    pub fn metrics(&self) -> String {
         let address = format!("http://127.0.0.1:{}/metrics", self.port);
-        run("curl", &["--silent", &address], b"").stdout.contains("ocibuild_leader 1")
+        run("curl", &["--silent", &address], b"").stdout
+    }
+
+    pub fn leads(&self) -> bool {
+        self.metrics().contains("ocibuild_leader 1")
     }
 
     pub fn wait_until_it_leads(&self) {

@@ -19,6 +19,7 @@ fn with(change: impl FnOnce(&mut TaskParameters)) -> TaskParameters {
     parameters
 }
 
+/// Not tested by the peer: env parsing.
 #[test]
 fn every_parameter_is_read_as_the_task_reads_it() {
     let text = |value: &str| Some(value.to_owned());

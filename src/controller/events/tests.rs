@@ -20,9 +20,8 @@ fn begin(attempt: Attempt, after: Option<&Lost>) -> Standing<'_> {
 const WAITING: Standing<'_> = Standing::Waiting { message: "", reason: None };
 const RUNNING: Standing<'_> = Standing::Running { progress: None };
 
-fn queued(message: &str) -> Standing<'_> {
-    let (attempt, first_attempt) = (Attempt::FIRST, Attempt::FIRST);
-    Standing::Queued { attempt, first_attempt, position: None, reason: "Queued", message }
+fn queued(reason: &'static str, position: Option<usize>) -> Standing<'static> {
+    Standing::Queued { attempt: Attempt::FIRST, first_attempt: Attempt::FIRST, position, reason, message: "it waits" }
 }
 
 fn waiting_for(reason: FailureReason, message: &str) -> Standing<'_> {
@@ -105,9 +104,14 @@ fn each_transition_is_one_event_with_a_reason_of_its_own() {
             vec!["Normal Begun", "Warning QuotaExceeded", "Warning Unschedulable"],
         ),
         (
-            "waiting for its turn",
-            vec![queued("number 9"), queued("number 3"), Standing::Created, RUNNING],
+            "queued, with another position, then begun",
+            vec![queued("Queued", Some(2)), queued("Queued", Some(1)), begin(Attempt::FIRST, None), RUNNING],
             vec!["Normal Queued", "Normal Begun", "Normal Building"],
+        ),
+        (
+            "queued by a quota or a gate",
+            vec![begin(Attempt::FIRST, None), queued("QuotaExceeded", None), queued("Gated", None), Standing::Created, WAITING],
+            vec!["Normal Begun", "Normal QuotaExceeded", "Normal Gated", "Normal Begun"],
         ),
         (
             "building, with progress",
@@ -185,7 +189,7 @@ fn a_long_story_is_cut_to_what_the_api_server_takes() {
 #[test]
 fn every_reason_stands_in_the_documentation() {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/observing.md")).unwrap();
-    for reason in ["Begun", "Retrying", "Building", "Succeeded", "Suspended"] {
+    for reason in ["Queued", "Gated", "Begun", "Retrying", "Building", "Succeeded", "Suspended"] {
         assert!(page.contains(&format!("| `{reason}` |")), "docs/observing.md does not say what {reason} is");
     }
 }

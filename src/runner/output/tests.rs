@@ -1,6 +1,6 @@
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::Path,
 };
 
@@ -105,15 +105,15 @@ fn links_on_the_volume_lead_nowhere_outside_it() {
 }
 
 #[test]
-fn a_rootfs_keeps_modes_and_links_and_leaves_devices_out() {
+fn a_rootfs_keeps_modes_and_owners_and_leaves_devices_out() {
     let folder = tempfile::tempdir().unwrap();
     let mut builder = tar::Builder::new(Vec::new());
     let mut append = |path: &str, kind: tar::EntryType, mode: u32, content: &[u8]| {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
-        header.set_uid(0);
-        header.set_gid(0);
+        header.set_uid(7);
+        header.set_gid(7);
         header.set_size(content.len() as u64);
         builder.append_data(&mut header, path, content).unwrap();
     };
@@ -126,4 +126,8 @@ fn a_rootfs_keeps_modes_and_links_and_leaves_devices_out() {
     assert_eq!(names(&root), ["closed"]);
     assert_eq!(fs::metadata(root.join("closed/sudo")).unwrap().permissions().mode() & 0o7777, 0o4755);
     assert_eq!(fs::metadata(root.join("closed")).unwrap().permissions().mode() & 0o7777, 0o555);
+    // Only root can give files away.
+    let user = rustix::process::geteuid();
+    let owner = if user.is_root() { 7 } else { user.as_raw() };
+    assert_eq!(fs::metadata(root.join("closed/sudo")).unwrap().uid(), owner);
 }

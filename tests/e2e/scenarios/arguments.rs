@@ -98,7 +98,7 @@ FROM base
     }
 }
 
-/// Scenario: add hosts.
+/// Scenarios: add hosts.
 #[test]
 fn steps_find_added_hosts_and_the_image_does_not() {
     let scenario = Scenario::new("hosts");

@@ -7,7 +7,7 @@ use super::{Scenario, image::Image, names, skopeo_inspect};
 const DOCKERFILE: &str = "FROM busybox:1.37\nCOPY greeting /greeting\nRUN cat /greeting > /heard\n";
 const FILES: [(&str, &str); 2] = [("Dockerfile", DOCKERFILE), ("greeting", "hello\n")];
 
-/// Scenario: basic build. Scenario: digest file, which equals the digest of the tar's configuration.
+/// Scenarios: basic build; digest file. It holds the digest of the tar's configuration.
 #[test]
 fn a_basic_build_leaves_a_tar_and_the_digest_of_its_configuration() {
     let scenario = Scenario::new("basic");
@@ -36,7 +36,7 @@ fn a_basic_build_leaves_a_tar_and_the_digest_of_its_configuration() {
     assert_eq!(result["outcome"]["succeeded"]["digest"], status["image"]["digest"], "{result}");
 }
 
-/// Not tested by the peer: OUTPUT_OCI for one platform.
+/// Not tested by the peer: single-platform OUTPUT_OCI.
 #[test]
 fn an_oci_build_leaves_its_layout_unpacked_and_the_digest_of_its_manifest() {
     let scenario = Scenario::new("oci");
@@ -63,7 +63,7 @@ fn an_oci_build_leaves_its_layout_unpacked_and_the_digest_of_its_manifest() {
     }
 }
 
-/// Scenario: Dockerfile path. The default Dockerfile fails.
+/// Scenarios: Dockerfile path. The default Dockerfile fails.
 #[test]
 fn the_dockerfile_that_is_named_is_built_and_not_the_default_one() {
     let scenario = Scenario::new("dockerfile");

@@ -124,6 +124,10 @@ fn provenance_is_stored_with_the_image_when_asked_for_and_not_otherwise() {
     for image in [outputs.image("both"), Image::of_layout(&outputs.path("both/image"))] {
         assert_eq!(predicates(&image.root(), |digest| image.document(digest)).len(), 1);
         assert_eq!(outputs.text("both/digest"), image.descriptor()["digest"].as_str().unwrap());
+        let manifests = image.root()["manifests"].as_array().unwrap().clone();
+        let of_platform = manifests.iter().find(|manifest| manifest["platform"]["os"] != "unknown").unwrap();
+        let config = image.document(&of_platform["digest"])["config"]["digest"].clone();
+        assert_eq!(scenario.succeeded("both")["image"]["configDigest"], config, "that of the one platform");
     }
     assert!(outputs.image("without").manifest()["config"].is_object());
 }

@@ -47,7 +47,7 @@ fn check_both(outputs: &Outputs, name: &str) {
     assert!(image.config()["config"]["Env"].as_array().unwrap().contains(&json!("FIRST=yes")), "{name}");
 }
 
-/// Scenario: image args from two tars, with an additional target. The layers of the base are in the image as they are.
+/// Scenarios: image args from two tars, with an additional target. The layers of the base are in the image as they are.
 #[test]
 fn docker_tars_of_the_source_are_base_images() {
     let scenario = scenario_with_images("image-tars", BOTH);
@@ -79,7 +79,7 @@ fn docker_tars_of_the_source_are_base_images() {
     assert_eq!(target.labels()["inherited"], "first");
 }
 
-/// Scenario: image args from two OCI layouts. And from an OCI tar, which the peer does not take.
+/// Scenarios: image args from two OCI layouts. And from an OCI tar, which the peer does not take.
 #[test]
 fn oci_layouts_and_oci_tars_of_the_source_are_base_images() {
     let scenario = scenario_with_images("image-layouts", BOTH);
@@ -104,7 +104,7 @@ fn oci_layouts_and_oci_tars_of_the_source_are_base_images() {
     assert_eq!(outputs.image("from-layouts").layer_digests()[0], outputs.image("first-oci").layer_digests()[0]);
 }
 
-/// Scenario: image args with an upper-case name and unpacked root file system.
+/// Scenarios: image args with an upper-case name; image args with an unpacked root file system.
 #[test]
 fn an_image_argument_may_be_upper_case_and_its_files_are_unpacked() {
     let dockerfile =

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{Scenario, image::digests};
 use crate::cluster::{REGISTRY, manifest_in_registry};
 
-/// Scenario: registry mirror, with an HTTP mirror that holds `library/mirrored-image`. The peer has mirrors of docker.io alone.
+/// Scenarios: registry mirror. It speaks http and holds `library/mirrored-image`. The peer has mirrors of docker.io alone.
 #[test]
 fn base_images_come_from_the_mirrors_of_their_registries() {
     let scenario = Scenario::new("mirrors");
@@ -54,8 +54,8 @@ fn base_images_come_from_the_mirrors_of_their_registries() {
     }
 }
 
-/// Scenarios: daemon configuration for mirrors; none without. Not tested by the peer: extra configuration, where a second table
-/// of docker.io breaks its daemon. That there is no file at all where nothing is configured is a test of the plan.
+/// Scenarios: daemon configuration for mirrors; no daemon configuration without mirrors.
+/// Not tested by the peer: extra configuration. There a second table of docker.io breaks the daemon. That there is no file at all where nothing is configured is a test of the plan.
 #[test]
 fn the_daemons_configuration_is_generated_and_merged_with_that_of_the_spec() {
     let scenario = Scenario::new("daemon");

@@ -25,6 +25,7 @@ fn check(scenario: &Scenario, cases: &[Case]) {
     }
 }
 
+/// Not tested by the peer: failure messages.
 #[test]
 fn a_file_that_the_spec_names_and_that_is_missing_or_wrong_is_named() {
     let scenario = Scenario::new("wrong-files");

@@ -4,7 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{Scenario, image::Image, skopeo_inspect};
+use super::{
+    Scenario,
+    image::{Image, digest_of},
+    skopeo_inspect,
+};
+use crate::cluster::{REGISTRY, raw_manifest_in_registry};
 
 const DOCKERFILE: &str = "FROM scratch\nARG TARGETARCH\nCOPY of-$TARGETARCH /file\nLABEL for=$TARGETARCH\n";
 const FILES: [(&str, &str); 4] =
@@ -22,7 +27,7 @@ fn architectures(index: &Value) -> BTreeSet<String> {
     set
 }
 
-/// Scenario: image platform arm64.
+/// Scenarios: image platform. It is arm64.
 #[test]
 fn an_image_for_arm64_says_so_in_its_configuration() {
     let scenario = Scenario::new("arm64");
@@ -46,12 +51,13 @@ fn an_image_for_arm64_says_so_in_its_configuration() {
     assert_eq!(outputs.text("variant/rootfs/file"), "arm\n");
 }
 
-/// Scenario: OCI index of arm64 and amd64. Attestations, had nobody asked for them, would stand in it too.
+/// Scenarios: OCI index. It lists arm64 and amd64. Attestations, had nobody asked for them, would stand in it too.
 #[test]
 fn an_image_for_two_platforms_is_an_index_of_exactly_those() {
     let scenario = Scenario::new("index");
     let platforms = json!(["linux/arm64", "linux/amd64"]);
-    scenario.build("index", &FILES, json!({ "platforms": platforms }));
+    let registry = format!("{REGISTRY}/{}", scenario.name);
+    scenario.build("index", &FILES, json!({ "platforms": platforms, "push": true, "registry": registry }));
     let status = scenario.succeeded("index");
     assert_eq!(status["tar"]["format"], "oci", "a docker tar cannot hold it: {status}");
     assert!(status["image"]["configDigest"].is_null(), "there is not one configuration: {status}");
@@ -74,4 +80,6 @@ fn an_image_for_two_platforms_is_an_index_of_exactly_those() {
     }
     let raw = skopeo_inspect("--raw", "oci", &outputs.path("index/image"));
     assert_eq!(architectures(&raw), super::names(&["linux/amd64", "linux/arm64"]));
+    let pushed = raw_manifest_in_registry(&format!("{}/index:latest", scenario.name));
+    assert_eq!(status["image"]["digest"], digest_of(pushed.as_bytes()), "a registry serves it by this digest");
 }

@@ -15,7 +15,7 @@ ENV PATH=/darkness
 ENV BA=nana
 ";
 
-/// Scenario: unpack rootfs, with all that layers can do to files.
+/// Scenarios: unpack rootfs. With all that layers can do to files.
 #[test]
 fn the_root_file_system_is_that_of_the_image() {
     let scenario = Scenario::new("rootfs");

@@ -56,7 +56,7 @@ RUN --mount=type=secret,id=nobody-has-it test ! -e /run/secrets/nobody-has-it &&
     }
 }
 
-/// Scenario: ssh key. `ssh-add -l` in a step sees the fingerprints.
+/// Scenarios: ssh key. `ssh-add -l` in a step sees the fingerprints.
 #[test]
 fn steps_see_the_keys_of_their_agent_and_not_the_keys_themselves() {
     let scenario = Scenario::new("ssh");

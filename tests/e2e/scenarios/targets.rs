@@ -61,7 +61,8 @@ fn only_label(target: &str) -> BTreeMap<String, String> {
     BTreeMap::from([("target".to_owned(), target.to_owned())])
 }
 
-/// Scenarios: multiple targets; with an explicit target; with digests; with unpacked root file systems.
+/// Scenarios: multiple targets; multiple targets with an explicit target; multiple targets with digests.
+/// Scenarios: multiple targets with unpacked root file systems.
 #[test]
 fn each_target_has_an_image_a_digest_and_a_root_file_system_of_its_own() {
     let scenario = Scenario::new("targets");
@@ -123,7 +124,7 @@ fn each_target_has_an_image_a_digest_and_a_root_file_system_of_its_own() {
     assert_eq!(outputs.text("oci/targets/additional-target/digest"), layout.descriptor()["digest"].as_str().unwrap());
 }
 
-/// Better than the peer, whose additional targets get no platform, no ssh and no hosts.
+/// Not tested by the peer: additional targets with platform, ssh and hosts. There they get none.
 #[test]
 fn additional_targets_get_platform_keys_hosts_and_secrets_too() {
     let scenario = Scenario::new("equal-targets");
@@ -156,7 +157,7 @@ fn additional_targets_get_platform_keys_hosts_and_secrets_too() {
     }
 }
 
-/// Scenario: no output, which for us is an image that is only pushed. Its additional targets are built all the same.
+/// Scenarios: no output. For us that is an image that is only pushed. Its additional targets are built all the same.
 #[test]
 fn without_an_output_nothing_is_left_but_additional_targets_are_built() {
     let scenario = Scenario::new("no-output");

@@ -1,4 +1,4 @@
-//! What a receiver of OTLP hears of a build.
+//! What of a build is seen by those who watch the operator: traces, metrics, events.
 
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
@@ -72,4 +72,40 @@ fn each_reconcile_of_a_build_is_a_trace_with_what_was_decided_and_written() {
     let writes: Vec<_> = writes.iter().map(|span| (span.name.as_str(), text(span, "object").unwrap_or_default())).collect();
     let expected = [("patch status", "traced"), ("create claim", "traced-output"), ("create pod", "traced-g1-a1")];
     assert_eq!(writes, expected);
+}
+
+#[test]
+fn a_build_is_counted_and_each_of_its_transitions_is_one_event() {
+    let deployed = Deployed::scaled_to_zero();
+    let namespace = Namespace::new("counted");
+    let operator = deployed.start("counted");
+    namespace.apply(&build("counted", 1));
+    built_once(&namespace, "counted");
+
+    // Events are published beside the status, not before it.
+    namespace.event("counted", "Succeeded");
+    let reasons = "jsonpath={range .items[*]}{.reason}={.series.count}{\"\\n\"}{end}";
+    let of_build = "involvedObject.kind=OciBuild,involvedObject.name=counted";
+    let events = namespace.kubectl(&["get", "events", "--field-selector", of_build, "-o", reasons]).ok();
+    let mut events: Vec<_> = events.lines().collect();
+    events.sort_unstable();
+    assert_eq!(events, ["Begun=", "Building=", "Succeeded="]);
+
+    let metrics = operator.metrics();
+    let value = |series: &str| -> f64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no series {series} in\n{metrics}")).parse().unwrap()
+    };
+    for series in [
+        r#"ocibuild_builds_total{result="succeeded",reason=""}"#,
+        r#"ocibuild_build_duration_seconds_sum{result="succeeded"}"#,
+        r#"ocibuild_phase_duration_seconds_sum{phase="pod_start"}"#,
+        r#"ocibuild_phase_duration_seconds_sum{phase="build"}"#,
+        r#"ocibuild_phase_duration_seconds_sum{phase="export"}"#,
+        "ocibuild_reconcile_duration_seconds_sum",
+        r#"ocibuild_api_writes_total{what="pod"}"#,
+    ] {
+        assert!(value(series) > 0.0, "{series}");
+    }
+    assert!(value(r#"ocibuild_phase_duration_seconds_sum{phase="build"}"#) >= 1.0, "the step sleeps for a second");
 }
