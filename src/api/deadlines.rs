@@ -11,7 +11,7 @@ const DURATION: &str = "self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Deadlines {
-    /// In the queue, until the build's turn comes. Default: the operator's configuration, and for ever if that says nothing.
+    /// In the queue, until the build's turn comes and a quota has room for its pod. Default: the operator's configuration, and for ever if that says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("example" = "6h"))]
     #[x_kube(validation = Rule::new(DURATION).message("deadlines.queue: hours, minutes and seconds between 1s and 168h, for example 6h"))]
@@ -23,7 +23,7 @@ pub struct Deadlines {
     #[x_kube(validation = Rule::new(DURATION).message("deadlines.claim: hours, minutes and seconds between 1s and 168h, for example 5m"))]
     pub claim: Option<String>,
 
-    /// For a node that takes the pod, and for a quota that has room for it. Default: the operator's configuration.
+    /// For a node that takes the pod. Default: the operator's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("example" = "2h"))]
     #[x_kube(validation = Rule::new(DURATION).message("deadlines.schedule: hours, minutes and seconds between 1s and 168h, for example 2h"))]
