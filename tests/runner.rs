@@ -124,6 +124,23 @@ fn a_manifest_is_built_on_this_machine_and_its_digest_and_tar_are_printed() {
     assert_eq!(config, result["outcome"]["succeeded"]["configDigest"].as_str().unwrap());
 }
 
+/// Only a daemon that outlives a build has anything in its cache.
+#[test]
+fn no_cache_builds_every_step_anew() {
+    let source = context("RUN cat /proc/sys/kernel/random/uuid > /identity\n");
+    let work = tempfile::tempdir().unwrap();
+    let built = |name: &str, more: &str| {
+        let file = manifest(work.path(), "{ persistentVolumeClaim: { claimName: any } }", more);
+        let output = work.path().join(name);
+        let built = command(shared_address(), &file, Some(source.path()), &output).output().unwrap();
+        assert!(built.status.success(), "{}", text(&built));
+        fs::read_to_string(output.join("digest")).unwrap()
+    };
+    let first = built("first", "");
+    assert_eq!(built("second", ""), first, "an earlier build's result serves");
+    assert_ne!(built("third", "noCache: true"), first);
+}
+
 #[test]
 fn without_buildkit_host_a_daemon_is_started_and_ends_with_the_build() {
     let work = tempfile::tempdir().unwrap();

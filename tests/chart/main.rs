@@ -146,6 +146,7 @@ fn bad_values_are_refused_in_these_words() {
         ),
         ("networkPolicy.builds.enabled=true", "Name them in networkPolicy.builds.namespaces or config.watchNamespaces."),
         ("tracing.otlpEndpoint=otel-collector:4318", "at '/tracing/otlpEndpoint': 'otel-collector:4318' does not match pattern"),
+        ("tracing.sampleRatio=half", "at '/tracing/sampleRatio': 'half' does not match pattern"),
         ("tracing.sampleRatio=2", "at '/tracing/sampleRatio': maximum: got 2, want 1"),
         ("metrics.service.enabled=false,metrics.serviceMonitor.enabled=true", "needs metrics.service.enabled"),
     ] {
