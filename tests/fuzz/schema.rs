@@ -26,7 +26,7 @@ fn refused(schema: &Value, value: &Value, path: &str) -> Option<String> {
         "integer" => value.is_i64() || value.is_u64(),
         _ => true,
     };
-    if !is_of_type && !(value.is_null() && schema["nullable"] == true) {
+    if !(is_of_type || value.is_null() && schema["nullable"] == true) {
         return Some(format!("{path}: {value} is no {type_}"));
     }
     if let (Some(minimum), Some(number)) = (schema["minimum"].as_f64(), value.as_f64())
