@@ -1,6 +1,7 @@
 //! The custom resource: what a user writes (`spec`), what the controller reports (`status`), and the rules by which the API
 //! server itself refuses a bad manifest. Pure: no client, no clock.
 
+mod cache;
 mod deadlines;
 mod definition;
 mod image;
@@ -13,6 +14,7 @@ mod source;
 mod spec;
 mod status;
 
+pub use cache::{Cache, CacheExport, RegistryCache};
 pub use deadlines::Deadlines;
 pub use definition::crd_yaml;
 pub use image::{Attestations, Compression, OutputFormat, Provenance, Sbom};

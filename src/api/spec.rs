@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attestations, BuildSecret, Compression, Deadlines, OciBuildStatus, Output, OutputFormat, PodSettings, Proxy,
+    Attestations, BuildSecret, Cache, Compression, Deadlines, OciBuildStatus, Output, OutputFormat, PodSettings, Proxy,
     RegistryConnection, Source, SshKey,
 };
 
@@ -180,6 +180,10 @@ pub struct OciBuildSpec {
     #[x_kube(validation = Rule::new("self.all(name, name.matches('^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$'))").message("addHosts: a host name has letters, digits, '.' and '-'"))]
     #[x_kube(validation = Rule::new("self.all(name, self[name].matches('^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])([.]|$)){4}$') && !self[name].endsWith('.') || self[name].matches('^([0-9A-Fa-f]{0,4}:){2,8}([0-9A-Fa-f]{0,4}|([0-9]{1,3}[.]){3}[0-9]{1,3})$') && !self[name].contains(':::'))").message("addHosts: the value is an IPv4 or IPv6 address"))]
     pub add_hosts: BTreeMap<String, String>,
+
+    /// Where the results of steps are kept for later builds. In a Concourse task the folder `cache` has no use: this serves instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
 
     /// Builds every step anew, although an earlier build's result could serve.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::ImageReference;
-use crate::api::{Attestations, Compression, OutputFormat, Proxy};
+use crate::api::{Attestations, Cache, Compression, OutputFormat, Proxy};
 
 /// Everything that the runner needs to know about one attempt of one build.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -114,6 +114,9 @@ pub struct BuildParameters {
     /// Builds every step anew.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub no_cache: bool,
+    /// Cache of the results of steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
     /// Seconds since 1970 that timestamps are set back to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_date_epoch: Option<i64>,

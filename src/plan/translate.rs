@@ -53,6 +53,7 @@ pub fn parameters(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<BuildP
         add_hosts: spec.add_hosts.clone(),
         proxy: spec.proxy.clone().or_else(|| (config.proxy != Proxy::default()).then(|| config.proxy.clone())),
         no_cache: spec.no_cache,
+        cache: spec.cache.clone(),
         source_date_epoch: spec.source_date_epoch,
     })
 }

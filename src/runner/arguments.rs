@@ -11,7 +11,7 @@ use std::{
 
 use super::locate::Located;
 use crate::{
-    api::OutputFormat,
+    api::{Cache, OutputFormat},
     plan::{
         Digest, ImageReference,
         instructions::{ImageForm, Instructions, RegistryInstructions},
@@ -24,6 +24,8 @@ pub struct Target<'a> {
     pub stage: Option<&'a str>,
     /// Names of the image.
     pub references: &'a [ImageReference],
+    /// Whether it is the build's own stage, not an additional one.
+    pub is_main: bool,
     /// Whether it is pushed.
     pub is_pushed: bool,
     /// Whether its tar is written.
@@ -86,6 +88,7 @@ pub fn build_arguments(
     if parameters.no_cache {
         arguments.extend(option("no-cache", ""));
     }
+    arguments.extend(cache(parameters.cache.as_ref(), target));
     arguments.extend(attestations(&instructions.image));
     for (number, image) in given.images.iter().enumerate() {
         let name = image_name(number);
@@ -138,6 +141,18 @@ pub fn image_name(number: usize) -> String {
 
 /// Begin of these names, by which what BuildKit says of them is known.
 pub const IMAGE_NAME: &str = "ocibuild-image-arg-";
+
+/// The cache is read for every stage, and written for the main one alone: a second export would take the place of the first.
+fn cache(cache: Option<&Cache>, target: &Target<'_>) -> Vec<OsString> {
+    let Some(Cache { registry }) = cache else { return Vec::new() };
+    let reference = registry.reference.as_bytes();
+    let mut arguments = vec![csv("--import-cache=", &[("type", b"registry"), ("ref", reference)])];
+    if let Some(mode) = registry.export.filter(|_| target.is_main) {
+        let mode = ("mode", mode.as_str().as_bytes());
+        arguments.push(csv("--export-cache=", &[("type", b"registry"), ("ref", reference), mode, ("ignore-error", b"true")]));
+    }
+    arguments
+}
 
 fn attestations(image: &ImageForm) -> Vec<OsString> {
     let Some(attestations) = &image.attestations else { return Vec::new() };

@@ -107,8 +107,13 @@ impl TargetRun<'_> {
             None => None,
         };
         let references = if is_main { self.instructions.references.clone() } else { self.additional_references(stage) };
-        let target =
-            Target { stage, references: &references, is_pushed: self.instructions.push && is_main, has_tar: folder.is_some() };
+        let target = Target {
+            stage,
+            is_main,
+            references: &references,
+            is_pushed: self.instructions.push && is_main,
+            has_tar: folder.is_some(),
+        };
         let metadata_file = self.work.join("metadata.json");
         let arguments = build_arguments(self.instructions, self.located, self.given, &target, &metadata_file);
         stop.enter(RunPhase::Build);

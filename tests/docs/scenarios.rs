@@ -39,8 +39,9 @@ const OF_THE_PEER: [&str; 31] = [
     "no daemon configuration without mirrors",
 ];
 
-/// What it does not test, but for the round trip of a cache: a build's cache ends with its daemon.
-const UNTESTED_THERE: [&str; 6] = [
+/// What it does not test.
+const UNTESTED_THERE: [&str; 7] = [
+    "cache round trip",
     "single-platform OUTPUT_OCI",
     "additional targets with platform, ssh and hosts",
     "extra configuration",

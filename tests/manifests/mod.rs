@@ -65,6 +65,18 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Rule,
         "spec.dockerfile: Invalid value: \"../Dockerfile\": dockerfile: a path below the source's root or the context: not absolute and without '..'",
     ),
+    // The cache.
+    (
+        "spec: {cache: {registry: {reference: cache/my-app}}}",
+        Rule,
+        "spec.cache.registry.reference: Invalid value: \"cache/my-app\": cache.registry.reference: a host that has a '.' or a port, a lower-case path, and a tag if need be, such as registry.example.com/cache/my-app",
+    ),
+    ("spec: {cache: {}}", Type, "spec.cache.registry: Required value"),
+    (
+        "spec: {cache: {registry: {reference: r.example.com/x, export: all}}}",
+        Type,
+        "spec.cache.registry.export: Unsupported value: \"all\": supported values: \"max\", \"min\"",
+    ),
     // The image's name.
     (
         "spec: {imageName: My-App}",
@@ -1171,6 +1183,8 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
 /// What is changed in the manifest so that it stays good.
 pub const GOOD: &[&str] = &[
     "{}",
+    "spec: {cache: {registry: {reference: 'registry.example.com:5000/cache/my-app:main', export: max}}}",
+    "spec: {cache: {registry: {reference: localhost/my-app}}}",
     "spec: {context: src, dockerfile: src/Dockerfile.production, imageName: my-team/my_app.web, imageTag: v1.0.0-rc.1}",
     "spec: {push: true, registry: docker.io/my-team, registrySecrets: [docker-hub, my.mirror]}",
     "spec: {push: true, registry: 'registry.example.com:5000', output: {none: {}}}",

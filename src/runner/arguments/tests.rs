@@ -34,7 +34,13 @@ fn arguments(instructions: &Instructions, given: &Given, stage: Option<&str>) ->
         dockerfile_directory: PathBuf::from("/w"),
         dockerfile_name: "Dockerfile".to_owned(),
     };
-    let target = Target { stage, references: &instructions.references, is_pushed: instructions.push, has_tar: true };
+    let target = Target {
+        stage,
+        is_main: stage.is_none(),
+        references: &instructions.references,
+        is_pushed: instructions.push,
+        has_tar: true,
+    };
     let arguments = build_arguments(instructions, &located, given, &target, Path::new("/w/metadata.json"));
     arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect()
 }
@@ -42,6 +48,20 @@ fn arguments(instructions: &Instructions, given: &Given, stage: Option<&str>) ->
 #[test]
 fn a_plain_build_asks_for_nothing_special() {
     insta::assert_yaml_snapshot!(arguments(&instructions(json!({})), &Given::default(), None));
+}
+
+#[test]
+fn a_cache_is_read_for_every_stage_and_written_for_the_main_one() {
+    let cached = |export: Option<&str>, stage: Option<&str>| {
+        let cache = json!({ "registry": { "reference": "r.example.com/cache/app", "export": export } });
+        let all = arguments(&instructions(json!({ "parameters": { "cache": cache } })), &Given::default(), stage);
+        all.into_iter().filter(|argument| argument.contains("-cache=")).collect::<Vec<_>>()
+    };
+    let import = r#"--import-cache="type=registry","ref=r.example.com/cache/app""#;
+    let export = r#"--export-cache="type=registry","ref=r.example.com/cache/app","mode=max","ignore-error=true""#;
+    assert_eq!(cached(Some("max"), None), [import, export]);
+    assert_eq!(cached(Some("max"), Some("test")), [import]);
+    assert_eq!(cached(None, None), [import]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod basic;
+mod cache;
 mod forms;
 mod image;
 mod image_args;
