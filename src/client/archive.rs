@@ -16,6 +16,7 @@ use super::ignore::{IgnorePatterns, InvalidPattern, MOST_BYTES};
 
 /// Level of zstd: quicker than any network that leads to a cluster, and a third of the bytes of a source tree.
 const LEVEL: i32 = 1;
+const BUFFER: usize = 1 << 17;
 
 /// Which files a build can use. Paths are relative to the folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub struct Selection {
 }
 
 /// A packed archive.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Archive {
     /// Bytes of the archive.
     pub size: u64,
@@ -47,6 +48,9 @@ pub enum PackError {
     /// A path that leaves the folder.
     #[error("{0:?} is outside the task's folder; name inputs by their relative paths")]
     Outside(String),
+    /// No Dockerfile in any of the places where it may be.
+    #[error("there is no Dockerfile: {0} a file of the task's folder")]
+    NoDockerfile(String),
     /// A `.dockerignore` that cannot be read.
     #[error("{path}: {error}")]
     Ignore {
@@ -68,17 +72,21 @@ pub enum PackError {
     Write(io::Error),
 }
 
-/// Packs the selection of a folder into a file.
-pub fn pack(folder: &Path, selection: &Selection, to: File) -> Result<Archive, PackError> {
+/// Packs the selection of a folder.
+pub fn pack(folder: &Path, selection: &Selection, to: impl Write) -> Result<Archive, PackError> {
     let mut packer = Packer {
         folder,
-        builder: tar::Builder::new(zstd::Encoder::new(Counted::new(BufWriter::new(to)), LEVEL).map_err(PackError::Write)?),
+        builder: tar::Builder::new(
+            zstd::Encoder::new(Counted::new(BufWriter::with_capacity(BUFFER, to)), LEVEL).map_err(PackError::Write)?,
+        ),
         seen: HashSet::new(),
         left_out: 0,
     };
     packer.builder.follow_symlinks(false);
     let context = inside(&selection.context)?;
     let dockerfile = dockerfile(folder, &context, selection.dockerfile.as_deref())?;
+    // An empty context is one too.
+    packer.entry(&context)?;
     let patterns = ignore_patterns(folder, &context, &dockerfile)?;
     packer.context(&context, &patterns)?;
     let beside = PathBuf::from(format!("{}.dockerignore", dockerfile.display()));
@@ -105,10 +113,26 @@ fn inside(path: &str) -> Result<PathBuf, PackError> {
     Ok(shortest)
 }
 
+/// Below the folder, else below the context; what is in neither place is not waited for.
 fn dockerfile(folder: &Path, context: &Path, named: Option<&str>) -> Result<PathBuf, PackError> {
-    let Some(named) = named else { return Ok(context.join("Dockerfile")) };
-    let below_folder = inside(named)?;
-    if folder.join(&below_folder).is_file() { Ok(below_folder) } else { Ok(context.join(below_folder)) }
+    let candidates = match named {
+        None => vec![context.join("Dockerfile")],
+        Some(named) => {
+            let named = inside(named)?;
+            let mut candidates = vec![named.clone(), context.join(named)];
+            candidates.dedup();
+            candidates
+        }
+    };
+    let found = candidates.iter().find(|path| folder.join(path).is_file());
+    let shown = || match candidates.as_slice() {
+        [one] => format!("{:?} is not", one.display().to_string()),
+        all => format!(
+            "neither {} is",
+            all.iter().map(|path| format!("{:?}", path.display().to_string())).collect::<Vec<_>>().join(" nor ")
+        ),
+    };
+    found.cloned().ok_or_else(|| PackError::NoDockerfile(shown()))
 }
 
 /// `<Dockerfile>.dockerignore` counts before that of the context, as BuildKit reads them.
@@ -292,11 +316,14 @@ mod tests {
             ("other/secret", ""),
         ];
         let folder = tree(&files);
+        fs::create_dir(folder.path().join("empty")).unwrap();
         for (selection, expected) in [
-            (selection("source", None, &[]), vec!["source/main.rs", "source/Dockerfile", "source/.dockerignore"]),
+            (selection("source", None, &[]), vec!["source", "source/main.rs", "source/Dockerfile", "source/.dockerignore"]),
+            (selection("empty", Some("ci/Dockerfile"), &[]), vec!["empty", "ci/Dockerfile", "ci/Dockerfile.dockerignore"]),
             (
                 selection("./source/", Some("ci/Dockerfile"), &["ci/args.yml", "base"]),
                 vec![
+                    "source",
                     "source/.dockerignore",
                     "source/Dockerfile",
                     "source/build.log",
@@ -310,16 +337,11 @@ mod tests {
                     "base/blobs/one",
                 ],
             ),
-            (selection("nothing", None, &["missing"]), vec![]),
         ] {
-            let result = packed(folder.path(), &selection);
-            if expected.is_empty() {
-                assert!(matches!(result, Err(PackError::Read { .. })), "{selection:?}");
-                continue;
+            let (mut names, mut expected) = (packed(folder.path(), &selection).unwrap().1, expected);
+            for name in &mut names {
+                *name = name.trim_end_matches('/').to_owned();
             }
-            let (_, mut names) = result.unwrap();
-            names.retain(|name| !["source/", "ci/"].contains(&name.as_str()));
-            let (mut names, mut expected) = (names, expected);
             names.sort();
             expected.sort_unstable();
             assert_eq!(names, expected, "{selection:?}");
@@ -356,12 +378,18 @@ mod tests {
 
     #[test]
     fn paths_out_of_the_folder_and_bad_patterns_are_named() {
-        let folder = tree(&[("Dockerfile", ""), ("bad/.dockerignore", "a\n[b\n")]);
+        let folder = tree(&[("Dockerfile", ""), ("bad/Dockerfile", ""), ("bad/.dockerignore", "a\n[b\n")]);
+        fs::create_dir(folder.path().join("empty")).unwrap();
         for (selection, words) in [
             (selection("..", None, &[]), "\"..\" is outside"),
             (selection("/etc", None, &[]), "\"/etc\" is outside"),
             (selection(".", Some("a/../../x"), &[]), "\"a/../../x\" is outside"),
             (selection("bad", None, &[]), "bad/.dockerignore: line 2: \"[b\""),
+            (selection("empty", None, &[]), "there is no Dockerfile: \"empty/Dockerfile\" is not a file"),
+            (
+                selection("empty", Some("x/D"), &[]),
+                "there is no Dockerfile: neither \"x/D\" nor \"empty/x/D\" is a file of the task's folder",
+            ),
         ] {
             let error = packed(folder.path(), &selection).unwrap_err().to_string();
             assert!(error.starts_with(words), "{error}");

@@ -1,6 +1,7 @@
 //! The build's own lines as they come, each once, over broken connections.
 
 use std::{
+    convert::Infallible,
     io::{self, Write},
     time::Duration,
 };
@@ -11,51 +12,64 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp},
 };
 use kube::{Api, api::LogParams};
+use tokio::time::timeout;
 
 use crate::plan::layout;
 
 const PAUSE: Duration = Duration::from_millis(500);
+/// After so long without a line the connection is made again: it may have died without a word.
+const QUIET: Duration = Duration::from_mins(1);
+/// How long the last lines may take.
+const REST: Duration = Duration::from_secs(5);
 
-/// Prints the log of a pod's build until the container has ended. What was printed before a connection broke is not printed
-/// again: lines carry the kubelet's time.
-pub async fn follow(pods: &Api<Pod>, pod: &str) {
-    let mut last: Option<Timestamp> = None;
-    loop {
+/// The log of a pod's build. Lines carry the kubelet's time, by which those that were printed already are known.
+pub struct Log<'a> {
+    pods: &'a Api<Pod>,
+    pod: &'a str,
+    last: Option<Timestamp>,
+}
+
+impl<'a> Log<'a> {
+    /// The log of a pod, of which nothing was printed yet.
+    pub fn new(pods: &'a Api<Pod>, pod: &'a str) -> Self {
+        Self { pods, pod, last: None }
+    }
+
+    /// Prints lines as they come, for as long as it is polled.
+    pub async fn follow(&mut self) -> Infallible {
+        loop {
+            let _ = self.print(true).await;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Prints what was written and not printed yet.
+    pub async fn rest(&mut self) {
+        let _ = timeout(REST, self.print(false)).await;
+    }
+
+    async fn print(&mut self, follow: bool) -> Result<(), kube::Error> {
         let parameters = LogParams {
             container: Some(layout::BUILD_CONTAINER.to_owned()),
-            follow: true,
+            follow,
             timestamps: true,
-            since_time: last.map(|last| last - SignedDuration::from_secs(1)),
+            since_time: self.last.map(|last| last - SignedDuration::from_secs(1)),
             ..LogParams::default()
         };
-        match print(pods, pod, &parameters, &mut last).await {
-            // The end of the stream is the end of the container, or of a connection: the pod knows.
-            Ok(()) if has_ended(pods, pod).await => return,
-            Err(kube::Error::Api(status)) if status.code == 404 => return,
-            _ => tokio::time::sleep(PAUSE).await,
+        let mut lines = self.pods.log_stream(self.pod, &parameters).await?.lines();
+        // The clock of a node may be set back: only the first lines of a new connection can be old ones.
+        let mut is_new = self.last.is_none();
+        while let Ok(Ok(Some(line))) = timeout(QUIET, lines.try_next()).await {
+            let (time, text) = line.split_once(' ').unwrap_or((&line, ""));
+            let time = time.parse::<Timestamp>().ok();
+            is_new |= time > self.last;
+            if !is_new {
+                continue;
+            }
+            self.last = time.or(self.last);
+            // A reader that is gone is no reason to end the build.
+            let _ = writeln!(io::stdout().lock(), "{text}");
         }
+        Ok(())
     }
-}
-
-async fn print(pods: &Api<Pod>, pod: &str, parameters: &LogParams, last: &mut Option<Timestamp>) -> Result<(), kube::Error> {
-    let mut lines = pods.log_stream(pod, parameters).await?.lines();
-    loop {
-        let Ok(Some(line)) = lines.try_next().await else { return Ok(()) };
-        let (time, text) = line.split_once(' ').unwrap_or((&line, ""));
-        let time = time.parse::<Timestamp>().ok();
-        if time.is_some() && time <= *last {
-            continue;
-        }
-        *last = time.or(*last);
-        // A reader that is gone is no reason to end the build.
-        let _ = writeln!(io::stdout().lock(), "{text}");
-    }
-}
-
-async fn has_ended(pods: &Api<Pod>, pod: &str) -> bool {
-    let Ok(found) = pods.get_opt(pod).await else { return false };
-    let Some(status) = found.and_then(|pod| pod.status) else { return true };
-    let containers = status.container_statuses.unwrap_or_default();
-    let build = containers.iter().find(|container| container.name == layout::BUILD_CONTAINER);
-    build.and_then(|build| build.state.as_ref()).is_some_and(|state| state.terminated.is_some())
 }

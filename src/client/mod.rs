@@ -1,8 +1,10 @@
 //! What drives a build from outside the cluster: makes it, sends its files, follows it, fetches the image.
 
 pub mod archive;
+mod forward;
 pub mod ignore;
 pub mod logs;
+pub mod packing;
 pub mod submission;
 pub mod transfer;
 pub mod tunnel;

@@ -1,6 +1,9 @@
 //! Makes a build and its Secret, keeps its lease, tells how it stands, and takes it away.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt;
 use k8s_openapi::{
@@ -18,15 +21,42 @@ use tokio::sync::watch;
 
 use crate::api::{OciBuild, OciBuildSpec, RENEWED_ANNOTATION};
 
-/// How often a lease is renewed.
+/// How often a lease is renewed at least; a short one more often.
 const RENEWAL: Duration = Duration::from_secs(15);
+/// How soon after a renewal that failed.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long one call may take.
+const CALL: Duration = Duration::from_secs(20);
+/// How long an API server may be away while a build is made.
+const AWAY: Duration = Duration::from_secs(30);
+/// How long an API server that has just started may refuse whom it knows.
+const FORBIDDEN: Duration = Duration::from_secs(20);
+/// After so long without an answer the operator has given the build up too.
+const SILENT: Duration = Duration::from_mins(5);
 
 /// A build that was made here.
 #[derive(Clone)]
 pub struct Submission {
     builds: Api<OciBuild>,
     pods: Api<Pod>,
+    secrets: Api<Secret>,
     name: String,
+}
+
+/// Why nothing more can be learned of a build.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    /// The token has expired, or the rights were taken away.
+    #[error(
+        "the API server does not let this task in any more: {0}\nThe build is cancelled when its lease is over. Give the task a token that lasts longer than its builds."
+    )]
+    Forbidden(String),
+    /// No answer.
+    #[error("the API server has not answered for 5 minutes: {0}")]
+    Silent(String),
+    /// Somebody deleted it.
+    #[error("the OciBuild {0} was deleted by somebody else: nothing was built")]
+    Deleted(String),
 }
 
 /// What is known of a build.
@@ -41,36 +71,45 @@ pub enum Seen {
 }
 
 impl Submission {
-    /// Makes a build with its Secret. Where there is one the build is held back until the Secret is there: the Secret belongs
-    /// to the build, and goes with it.
-    pub async fn create(
-        client: &Client,
-        namespace: &str,
-        name: &str,
-        mut spec: OciBuildSpec,
-        secret: BTreeMap<String, ByteString>,
-    ) -> Result<Self, kube::Error> {
-        let builds: Api<OciBuild> = Api::namespaced(client.clone(), namespace);
-        let submission = Self { pods: Api::namespaced(client.clone(), namespace), builds, name: name.to_owned() };
-        spec.suspend = !secret.is_empty();
-        let build = submission.builds.create(&PostParams::default(), &OciBuild::new(name, spec)).await?;
-        if !secret.is_empty() {
-            let made = submission.add_secret(client, namespace, &build, secret).await;
-            if let Err(error) = made {
-                let _ = submission.delete().await;
-                return Err(error);
-            }
+    /// A build of this name, which is not made yet.
+    pub fn new(client: &Client, namespace: &str, name: &str) -> Self {
+        Self {
+            builds: Api::namespaced(client.clone(), namespace),
+            pods: Api::namespaced(client.clone(), namespace),
+            secrets: Api::namespaced(client.clone(), namespace),
+            name: name.to_owned(),
         }
-        Ok(submission)
     }
 
-    async fn add_secret(
-        &self,
-        client: &Client,
-        namespace: &str,
-        build: &OciBuild,
-        data: BTreeMap<String, ByteString>,
-    ) -> Result<(), kube::Error> {
+    /// Makes the build with its Secret. Where there is one the build is held back until the Secret is there: the Secret belongs
+    /// to the build, and goes with it.
+    pub async fn create(&self, mut spec: OciBuildSpec, secret: BTreeMap<String, ByteString>) -> Result<(), kube::Error> {
+        spec.suspend = !secret.is_empty();
+        let build = self.create_once(&OciBuild::new(&self.name, spec)).await?;
+        if !secret.is_empty()
+            && let Err(error) = self.add_secret(&build, secret).await
+        {
+            let _ = self.delete().await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Its name is nobody else's: one that exists already was made by a call whose answer was lost.
+    async fn create_once(&self, build: &OciBuild) -> Result<OciBuild, kube::Error> {
+        let begin = Instant::now();
+        loop {
+            let error = match self.builds.create(&PostParams::default(), build).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => return self.builds.get(&self.name).await,
+                Err(error) if !matches!(error, kube::Error::Api(_)) && begin.elapsed() < AWAY => error,
+                ended => return ended,
+            };
+            tracing::debug!(%error, "the API server does not answer");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn add_secret(&self, build: &OciBuild, data: BTreeMap<String, ByteString>) -> Result<(), kube::Error> {
         let owner = OwnerReference {
             api_version: OciBuild::api_version(&()).into_owned(),
             kind: OciBuild::kind(&()).into_owned(),
@@ -80,7 +119,7 @@ impl Submission {
         };
         let metadata = ObjectMeta { name: Some(self.name.clone()), owner_references: Some(vec![owner]), ..ObjectMeta::default() };
         let secret = Secret { metadata, data: Some(data), immutable: Some(true), ..Secret::default() };
-        Api::<Secret>::namespaced(client.clone(), namespace).create(&PostParams::default(), &secret).await?;
+        self.secrets.create(&PostParams::default(), &secret).await?;
         let released = Patch::Merge(json!({ "spec": { "suspend": false } }));
         self.builds.patch(&self.name, &PatchParams::default(), &released).await.map(drop)
     }
@@ -95,15 +134,30 @@ impl Submission {
         &self.pods
     }
 
-    /// Renews the build's lease for as long as it is polled; it never ends by itself.
-    pub async fn keep_lease(&self) {
-        let mut number: u64 = 0;
+    /// Renews the build's lease for as long as it is polled; it ends only when the build is lost to this task.
+    pub async fn keep_lease(&self, lease: Duration) -> Lost {
+        let renewal = RENEWAL.min(lease / 4);
+        let (mut number, mut answered, mut pause): (u64, Instant, Duration) = (0, Instant::now(), renewal);
         loop {
-            tokio::time::sleep(RENEWAL).await;
+            tokio::time::sleep(pause).await;
             number += 1;
             let renewed = Patch::Merge(json!({ "metadata": { "annotations": { RENEWED_ANNOTATION: number.to_string() } } }));
-            // The next one comes soon, and the lease lasts for several.
-            let _ = self.builds.patch_metadata(&self.name, &PatchParams::default(), &renewed).await;
+            let parameters = PatchParams::default();
+            let renewed = tokio::time::timeout(CALL, self.builds.patch_metadata(&self.name, &parameters, &renewed)).await;
+            let (words, patience, is_forbidden) = match renewed {
+                Ok(Ok(_)) => {
+                    (answered, pause) = (Instant::now(), renewal);
+                    continue;
+                }
+                Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Lost::Deleted(self.name.clone()),
+                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => (status.message, FORBIDDEN, true),
+                Ok(Err(error)) => (format!("{:#}", anyhow::Error::from(error)), SILENT, false),
+                Err(_) => (format!("no answer within {}s", CALL.as_secs()), SILENT, false),
+            };
+            if answered.elapsed() > patience + renewal {
+                return if is_forbidden { Lost::Forbidden(words) } else { Lost::Silent(words) };
+            }
+            pause = PAUSE;
         }
     }
 
@@ -140,6 +194,22 @@ impl Submission {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The same, over an API server that is away for a moment.
+    pub async fn delete_within(&self, time: Duration) -> Result<(), String> {
+        let end = tokio::time::Instant::now() + time;
+        let mut words = format!("the API server did not answer within {}s", time.as_secs());
+        loop {
+            match tokio::time::timeout_at(end, self.delete()).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => words = format!("{:#}", anyhow::Error::from(error)),
+                Err(_) => return Err(words),
+            }
+            if tokio::time::timeout_at(end, tokio::time::sleep(PAUSE)).await.is_err() {
+                return Err(words);
+            }
         }
     }
 }

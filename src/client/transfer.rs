@@ -1,29 +1,34 @@
-//! Sends the source to a build's pod and fetches its files, and goes on where a broken connection ended.
+//! Sends the source to a build's pod and fetches its files, and goes on where a broken connection ended. No wait is without an
+//! end but those for the pod to start and for the build to end: whoever waits for these knows when they are in vain.
 
 use std::{
+    collections::BTreeMap,
+    fs::File,
     io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use futures::{StreamExt, TryStreamExt};
-use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::{
-    StatusCode,
-    body::{Bytes, Frame},
+    Request, Response, StatusCode,
+    body::{Bytes, Frame, Incoming},
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use sha2::{Digest, Sha256};
-use tokio::{
-    fs::File,
-    io::{AsyncSeekExt, AsyncWriteExt, SeekFrom},
-};
-use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::{
-    archive::Archive,
-    tunnel::{Tunnel, TunnelError, document, request},
+    packing::Packing,
+    tunnel::{RequestBody, STILL, Tunnel, TunnelError, body_of, document, question, request},
 };
 use crate::runner::{
     result::BuildResult,
@@ -33,8 +38,16 @@ use crate::runner::{
 
 /// How long a transfer may stand still before it is given up.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// How long an API server that has just started may refuse whom it knows.
+const FORBIDDEN: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(300);
-const CHUNK: usize = 1 << 20;
+/// How soon, and later how often, a pod is asked that does not answer yet.
+const KNOCKS: (Duration, Duration) = (Duration::from_millis(60), Duration::from_secs(1));
+/// Chunks of a file that wait to be written.
+const QUEUE: usize = 8;
+/// Connections that bring one file, and the bytes of each question.
+const STREAMS: u64 = 2;
+const PIECE: u64 = 4 << 20;
 
 /// Why a transfer failed.
 #[derive(Debug, thiserror::Error)]
@@ -69,198 +82,386 @@ fn file_error(path: &Path) -> impl FnOnce(io::Error) -> TransferError + '_ {
     move |error| TransferError::File { path: path.to_owned(), error }
 }
 
+/// Decides how long something that fails is tried again.
+struct Patience {
+    position: u64,
+    moved: Instant,
+    forbidden: Option<Instant>,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { position: 0, moved: Instant::now(), forbidden: None }
+    }
+
+    /// The transfer has come so far.
+    fn reached(&mut self, position: u64) {
+        if position > self.position {
+            (self.position, self.moved) = (position, Instant::now());
+        }
+    }
+
+    /// Whether another try is worth it after this error.
+    fn bears(&mut self, error: &TunnelError) -> bool {
+        self.is_let_in(error) && (error.may_pass() || is_again(error)) && self.moved.elapsed() < PATIENCE
+    }
+
+    /// Whether the API server may yet let this account through.
+    fn is_let_in(&mut self, error: &TunnelError) -> bool {
+        self.forbidden = error.is_forbidden().then(|| self.forbidden.unwrap_or_else(Instant::now));
+        self.forbidden.is_none_or(|since| since.elapsed() < FORBIDDEN)
+    }
+}
+
 /// A pod whose runner waits for its client.
 pub struct Transfer {
     pods: Api<Pod>,
     pod: String,
-}
-
-/// Counts how long nothing has moved.
-struct Progress {
-    last: u64,
-    since: Instant,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self { last: 0, since: Instant::now() }
-    }
-
-    /// Whether another try is worth it: something has moved lately, or time is left.
-    fn goes_on(&mut self, position: u64) -> bool {
-        if position > self.last {
-            (self.last, self.since) = (position, Instant::now());
-        }
-        self.since.elapsed() < PATIENCE
-    }
+    /// The connection that was used last, if it is still good.
+    tunnel: Option<Tunnel>,
 }
 
 impl Transfer {
-    /// The runner of a pod.
+    /// The runner of a pod, which need not be there yet.
     pub fn new(pods: Api<Pod>, pod: String) -> Self {
-        Self { pods, pod }
+        Self { pods, pod, tunnel: None }
     }
 
-    /// Sends an archive.
-    pub async fn upload(&self, path: &Path, archive: &Archive) -> Result<(), TransferError> {
-        let mut progress = Progress::new();
+    async fn ask(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, TunnelError> {
+        let mut tunnel = match self.tunnel.take().filter(Tunnel::is_open) {
+            Some(tunnel) => tunnel,
+            None => Tunnel::open(&self.pods, &self.pod).await?,
+        };
+        let response = tunnel.ask(request).await?;
+        self.tunnel = Some(tunnel);
+        Ok(response)
+    }
+
+    /// Asks what is answered at once.
+    async fn ask_briefly(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, TunnelError> {
+        timeout(STILL, self.ask(request)).await.unwrap_or(Err(TunnelError::Still))
+    }
+
+    /// Waits, without an end, until the pod's runner listens.
+    pub async fn reach(&mut self) -> Result<(), TransferError> {
+        let (mut pause, longest) = KNOCKS;
+        let mut patience = Patience::new();
+        loop {
+            match self.received().await {
+                Ok(_) | Err(TransferError::Tunnel(TunnelError::Refused { status: StatusCode::GONE, .. })) => return Ok(()),
+                Err(TransferError::Tunnel(error)) if patience.is_let_in(&error) && error.may_pass() => {
+                    tokio::time::sleep(pause).await;
+                    pause = longest.min(pause.mul_f64(1.1));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn received(&mut self) -> Result<u64, TransferError> {
+        let answer = document(self.ask_briefly(question("GET", "/upload")?).await?).await?;
+        Ok(serde_json::from_slice::<Received>(&answer).unwrap_or_default().received)
+    }
+
+    /// Sends a source, while it is packed. It does not end for one that cannot be packed.
+    pub async fn upload(&mut self, source: &Packing) -> Result<(), TransferError> {
+        let mut patience = Patience::new();
         let mut is_sent = false;
         loop {
-            match self.try_upload(path, archive, &mut progress, &mut is_sent).await {
+            match self.try_upload(source, &mut patience, &mut is_sent).await {
                 // The answer to the last request was lost: the runner has everything, and goes on.
                 Err(TransferError::Tunnel(TunnelError::Refused { status: StatusCode::GONE, .. })) if is_sent => return Ok(()),
-                Err(TransferError::Tunnel(error)) if may_go_on(&error) && progress.goes_on(0) => tokio::time::sleep(PAUSE).await,
+                Err(TransferError::Tunnel(error)) if patience.bears(&error) => tokio::time::sleep(PAUSE).await,
                 ended => return ended,
             }
         }
     }
 
-    async fn try_upload(
-        &self,
-        path: &Path,
-        archive: &Archive,
-        progress: &mut Progress,
-        is_sent: &mut bool,
-    ) -> Result<(), TransferError> {
-        let mut tunnel = Tunnel::open(&self.pods, &self.pod).await?;
-        let empty = || StreamBody::new(futures::stream::empty().boxed());
-        let answer = document(tunnel.ask(request("GET", "/upload", empty())?).await?).await?;
-        let received = serde_json::from_slice::<Received>(&answer).unwrap_or_default().received.min(archive.size);
-        progress.goes_on(received);
-        if received < archive.size {
-            let mut file = File::open(path).await.map_err(file_error(path))?;
-            file.seek(SeekFrom::Start(received)).await.map_err(file_error(path))?;
-            let chunks = ReaderStream::with_capacity(file, CHUNK).map(|chunk| chunk.map(Frame::data)).boxed();
-            tunnel.ask(request("PUT", &format!("/upload?offset={received}"), StreamBody::new(chunks))?).await?;
-        }
+    async fn try_upload(&mut self, source: &Packing, patience: &mut Patience, is_sent: &mut bool) -> Result<(), TransferError> {
+        let received = self.received().await?;
+        patience.reached(received);
+        let sent = Arc::new(AtomicU64::new(received));
+        let counter = sent.clone();
+        let chunks = source.chunks(received).map_ok(move |chunk| {
+            counter.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            Frame::data(chunk)
+        });
+        let body = BodyExt::boxed_unsync(StreamBody::new(chunks));
+        let asked = self.ask_while_moving(request("PUT", &format!("/upload?offset={received}"), body)?, &sent).await;
+        patience.reached(sent.load(Ordering::Relaxed));
+        asked?;
+        let Ok(archive) = source.archive().await else { return std::future::pending().await };
         *is_sent = true;
-        let finish = Finish { size: archive.size, sha256: archive.sha256.clone() };
-        let body = Full::new(Bytes::from(serde_json::to_vec(&finish).unwrap_or_default()));
-        Tunnel::open(&self.pods, &self.pod).await?.ask(request("POST", "/upload/finish", body)?).await?;
+        let finish = Finish { size: archive.size, sha256: archive.sha256 };
+        let finish = serde_json::to_vec(&finish).map_err(|error| TunnelError::Broken(error.to_string()))?;
+        self.ask_briefly(request("POST", "/upload/finish", body_of(finish))?).await?;
         Ok(())
     }
 
-    /// Waits for the build's end and brings its result, over broken connections; whoever calls it knows when the pod is gone.
-    pub async fn result(&self) -> Result<BuildResult, TransferError> {
+    /// Asks with a long body: for as long as its bytes move.
+    async fn ask_while_moving(&mut self, request: Request<RequestBody>, sent: &AtomicU64) -> Result<(), TunnelError> {
+        let mut asking = Box::pin(self.ask(request));
+        let mut before = sent.load(Ordering::Relaxed);
+        loop {
+            if let Ok(answer) = timeout(STILL, &mut asking).await {
+                return answer.map(drop);
+            }
+            let now = sent.load(Ordering::Relaxed);
+            if now == before {
+                return Err(TunnelError::Still);
+            }
+            before = now;
+        }
+    }
+
+    /// Waits for the build's end and brings its result, over broken connections.
+    pub async fn result(&mut self) -> Result<BuildResult, TransferError> {
+        let mut patience = Patience::new();
         loop {
             match self.try_result().await {
-                Err(TransferError::Tunnel(error)) if error.may_pass() => tokio::time::sleep(PAUSE).await,
-                ended => return ended,
+                Ok(Some(result)) => return Ok(result),
+                // The runner answers: the build goes on.
+                Ok(None) => patience = Patience::new(),
+                Err(TransferError::Tunnel(error)) if patience.is_let_in(&error) && error.may_pass() => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error),
             }
         }
     }
 
-    async fn try_result(&self) -> Result<BuildResult, TransferError> {
-        let mut tunnel = Tunnel::open(&self.pods, &self.pod).await?;
-        let answer = document(tunnel.ask(request("GET", "/result", Empty::<Bytes>::new())?).await?).await?;
-        let result = serde_json::from_slice(&answer);
-        Ok(result.map_err(|error| TunnelError::Broken(format!("its result cannot be read: {error}")))?)
+    async fn try_result(&mut self) -> Result<Option<BuildResult>, TransferError> {
+        let answer = self.ask_briefly(question("GET", "/result")?).await?;
+        if answer.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        let result = serde_json::from_slice(&document(answer).await?);
+        Ok(Some(result.map_err(|error| TunnelError::Broken(format!("its result cannot be read: {error}")))?))
     }
 
     /// Brings a file of the output, whole and checked or not at all: it gets its name when its SHA-256 is right.
-    pub async fn download(&self, name: &str, to: &Path, sha256: &str) -> Result<(), TransferError> {
+    pub async fn download(&self, name: &str, to: &Path, size: u64, sha256: &str) -> Result<(), TransferError> {
         let partial = partial_name(to);
-        let fetched = self.fetch(name, &partial, to, sha256).await;
+        let fetched = self.fetch(name, &partial, to, size, sha256).await;
         if fetched.is_err() {
             let _ = tokio::fs::remove_file(&partial).await;
         }
         fetched
     }
 
-    async fn fetch(&self, name: &str, partial: &Path, to: &Path, sha256: &str) -> Result<(), TransferError> {
-        let mut file = File::create(partial).await.map_err(file_error(partial))?;
-        let mut hash = Sha256::new();
-        let mut position = 0;
-        let mut progress = Progress::new();
-        loop {
-            match self.try_fetch(name, &mut file, &mut hash, &mut position).await {
-                Ok(()) => break,
-                Err(TransferError::Tunnel(error)) if error.may_pass() && progress.goes_on(position) => {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        file.sync_all().await.map_err(file_error(partial))?;
-        let found = hex::encode(hash.finalize());
+    async fn fetch(&self, name: &str, partial: &Path, to: &Path, size: u64, sha256: &str) -> Result<(), TransferError> {
+        let (chunks, writer) = Writer::begin(partial).map_err(file_error(to))?;
+        let pieces = AtomicU64::new(0);
+        let streams = (0..STREAMS.min(size.div_ceil(PIECE))).map(|_| async {
+            let mut stream = Self::new(self.pods.clone(), self.pod.clone());
+            stream.fetch_pieces(name, &pieces, size, &chunks).await
+        });
+        futures::future::try_join_all(streams).await?;
+        drop(chunks);
+        let found = writer.await.map_err(io::Error::other).flatten().map_err(file_error(to))?;
         if found != sha256 {
             return Err(TransferError::Checksum { path: to.to_owned(), found, expected: sha256.to_owned() });
         }
         tokio::fs::rename(partial, to).await.map_err(file_error(to))
     }
 
-    async fn try_fetch(&self, name: &str, file: &mut File, hash: &mut Sha256, position: &mut u64) -> Result<(), TransferError> {
-        let mut tunnel = Tunnel::open(&self.pods, &self.pod).await?;
-        let mut asked = request("GET", &format!("/files/{name}"), Empty::<Bytes>::new())?;
-        if let Ok(range) = format!("bytes={position}-").parse() {
+    /// Brings one piece after the other, whichever is next.
+    async fn fetch_pieces(
+        &mut self,
+        name: &str,
+        pieces: &AtomicU64,
+        size: u64,
+        chunks: &mpsc::Sender<Chunk>,
+    ) -> Result<(), TransferError> {
+        let (mut patience, mut fetched) = (Patience::new(), 0);
+        loop {
+            let mut from = pieces.fetch_add(PIECE, Ordering::Relaxed);
+            let end = size.min(from + PIECE);
+            while from < end {
+                let before = from;
+                match self.try_fetch(name, &mut from, end, chunks).await {
+                    Ok(()) => {}
+                    // The writer is gone: it knows why.
+                    Err(TransferError::Ended) => return Ok(()),
+                    Err(TransferError::Tunnel(error)) => {
+                        fetched += from - before;
+                        patience.reached(fetched);
+                        if !patience.bears(&error) {
+                            return Err(error.into());
+                        }
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if end == size {
+                return Ok(());
+            }
+            fetched += PIECE;
+            patience.reached(fetched);
+        }
+    }
+
+    async fn try_fetch(
+        &mut self,
+        name: &str,
+        from: &mut u64,
+        end: u64,
+        chunks: &mpsc::Sender<Chunk>,
+    ) -> Result<(), TransferError> {
+        let mut asked = question("GET", &format!("/files/{name}"))?;
+        if let Ok(range) = format!("bytes={from}-{}", end - 1).parse() {
             asked.headers_mut().insert(hyper::header::RANGE, range);
         }
-        let mut body = tunnel.ask(asked).await?.into_body();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| TunnelError::Broken(error.to_string()))?;
-            if let Ok(chunk) = frame.into_data() {
-                file.write_all(&chunk).await.map_err(file_error(Path::new(name)))?;
-                hash.update(&chunk);
-                *position += chunk.len() as u64;
+        let mut body = self.ask_briefly(asked).await?.into_body();
+        while let Some(frame) = timeout(STILL, body.frame()).await.map_err(|_| TunnelError::Still)? {
+            let frame = frame.map_err(super::tunnel::broken)?;
+            if let Ok(bytes) = frame.into_data() {
+                let at = *from;
+                *from += bytes.len() as u64;
+                chunks.send(Chunk { at, bytes }).await.map_err(|_| TransferError::Ended)?;
             }
         }
-        Ok(())
+        if *from < end { Err(TunnelError::Broken("the file ended early".to_owned()).into()) } else { Ok(()) }
     }
 
     /// Brings a small file of the output.
-    pub async fn document(&self, name: &str) -> Result<Vec<u8>, TransferError> {
-        let mut tunnel = Tunnel::open(&self.pods, &self.pod).await?;
-        let asked = request("GET", &format!("/files/{name}"), Empty::<Bytes>::new())?;
-        Ok(document(tunnel.ask(asked).await?).await?)
+    pub async fn document(&mut self, name: &str) -> Result<Vec<u8>, TransferError> {
+        let mut patience = Patience::new();
+        loop {
+            match self.try_document(name).await {
+                Err(TransferError::Tunnel(error)) if patience.bears(&error) => tokio::time::sleep(PAUSE).await,
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn try_document(&mut self, name: &str) -> Result<Vec<u8>, TransferError> {
+        let answer = self.ask_briefly(question("GET", &format!("/files/{name}"))?).await?;
+        Ok(document(answer).await?)
     }
 
     /// Brings a folder of the output into a new folder; nothing is left of one that did not come whole.
-    pub async fn folder(&self, name: &str, to: &Path) -> Result<(), TransferError> {
+    pub async fn folder(&mut self, name: &str, to: &Path) -> Result<(), TransferError> {
         let partial = partial_name(to);
-        let brought = self.unpack(name, &partial).await;
-        if brought.is_ok() {
-            return tokio::fs::rename(&partial, to).await.map_err(file_error(to));
+        let mut patience = Patience::new();
+        loop {
+            match self.try_folder(name, &partial).await {
+                Ok(()) => return tokio::fs::rename(&partial, to).await.map_err(file_error(to)),
+                Err(error) => {
+                    let _ = tokio::fs::remove_dir_all(&partial).await;
+                    match error {
+                        // From the beginning: a tar that is made while it is sent has no ranges.
+                        TransferError::Tunnel(error) if patience.bears(&error) => tokio::time::sleep(PAUSE).await,
+                        error => return Err(error),
+                    }
+                }
+            }
         }
-        let _ = tokio::fs::remove_dir_all(&partial).await;
-        brought
     }
 
-    async fn unpack(&self, name: &str, partial: &Path) -> Result<(), TransferError> {
-        let mut tunnel = Tunnel::open(&self.pods, &self.pod).await?;
-        let asked = request("GET", &format!("/folders/{name}"), Empty::<Bytes>::new())?;
-        let body = tunnel.ask(asked).await?.into_body().into_data_stream().map_err(io::Error::other);
-        let mut reader = SyncIoBridge::new(StreamReader::new(body));
+    async fn try_folder(&mut self, name: &str, partial: &Path) -> Result<(), TransferError> {
+        let body = self.ask_briefly(question("GET", &format!("/folders/{name}"))?).await?.into_body();
+        // An error of the connection comes out of the unpacking as if it were one of a file.
+        let broken = Arc::new(OnceLock::new());
+        let noted = broken.clone();
+        let chunks = moving_chunks(body).map_err(move |error| {
+            let _ = noted.set(error.to_string());
+            io::Error::other(error)
+        });
+        let mut reader = SyncIoBridge::new(StreamReader::new(Box::pin(chunks)));
         let folder = partial.to_owned();
         let unpacking = tokio::task::spawn_blocking(move || {
             std::fs::create_dir(&folder)?;
-            unpack_stream(&mut reader, &folder, Devices::LeaveOut)?;
+            // Whom its files belong to the pod does not know: here they belong to the task, as those of an input do.
+            unpack_stream(&mut reader, &folder, Devices::Refuse)?;
             io::copy(&mut reader, &mut io::sink()).map(drop)
         });
-        unpacking.await.map_err(io::Error::other).flatten().map_err(file_error(partial))
+        let unpacked = unpacking.await.map_err(io::Error::other).flatten();
+        match broken.get() {
+            Some(words) => Err(TunnelError::Broken(words.clone()).into()),
+            None => unpacked.map_err(file_error(partial)),
+        }
     }
 
     /// The pod may end: everything that is wanted is here. A runner that is gone has heard it.
-    pub async fn done(&self) {
-        let mut progress = Progress::new();
-        while progress.goes_on(0) {
-            match self.try_done().await {
-                Err(TransferError::Tunnel(error)) if error.may_pass() => tokio::time::sleep(PAUSE).await,
+    pub async fn done(&mut self) {
+        let mut patience = Patience::new();
+        loop {
+            let Ok(question) = question("POST", "/fetched") else { return };
+            match self.ask_briefly(question).await {
+                Err(error) if patience.bears(&error) => tokio::time::sleep(PAUSE).await,
                 _ => return,
             }
         }
     }
+}
 
-    async fn try_done(&self) -> Result<(), TransferError> {
-        let mut tunnel = Tunnel::open(&self.pods, &self.pod).await?;
-        tunnel.ask(request("POST", "/fetched", Empty::<Bytes>::new())?).await?;
-        Ok(())
-    }
+/// The bytes of an answer; an error if they stand still.
+fn moving_chunks(body: Incoming) -> impl futures::Stream<Item = Result<Bytes, TunnelError>> + Send {
+    futures::stream::try_unfold(body.into_data_stream(), |mut chunks| async move {
+        match timeout(STILL, chunks.next()).await {
+            Ok(Some(Ok(chunk))) => Ok(Some((chunk, chunks))),
+            Ok(Some(Err(error))) => Err(super::tunnel::broken(error)),
+            Ok(None) => Ok(None),
+            Err(_) => Err(TunnelError::Still),
+        }
+    })
 }
 
 /// After a wrong sum the archive is sent again from its begin; where the runner has more than was thought it is asked again.
-fn may_go_on(error: &TunnelError) -> bool {
-    let is_again = |status: StatusCode| matches!(status, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY);
-    error.may_pass() || matches!(error, TunnelError::Refused { status, .. } if is_again(*status))
+fn is_again(error: &TunnelError) -> bool {
+    matches!(error, TunnelError::Refused { status: StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY, .. })
+}
+
+/// Bytes of a file and where they belong.
+struct Chunk {
+    at: u64,
+    bytes: Bytes,
+}
+
+/// Writes a file and sums it, beside the connections that bring it.
+struct Writer {
+    file: File,
+    hash: Sha256,
+    /// Bytes that are in the sum.
+    summed: u64,
+    /// What was written behind them: where, and how much.
+    ahead: BTreeMap<u64, usize>,
+}
+
+impl Writer {
+    /// Ends with the SHA-256 in hexadecimal digits when nothing more is sent.
+    fn begin(path: &Path) -> io::Result<(mpsc::Sender<Chunk>, JoinHandle<io::Result<String>>)> {
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+        let mut writer = Self { file, hash: Sha256::new(), summed: 0, ahead: BTreeMap::new() };
+        let (chunks, mut queue) = mpsc::channel(QUEUE);
+        let writing = tokio::task::spawn_blocking(move || {
+            while let Some(chunk) = queue.blocking_recv() {
+                writer.write(&chunk)?;
+            }
+            Ok(hex::encode(writer.hash.finalize()))
+        });
+        Ok((chunks, writing))
+    }
+
+    fn write(&mut self, Chunk { at, bytes }: &Chunk) -> io::Result<()> {
+        self.file.write_all_at(bytes, *at)?;
+        if *at != self.summed {
+            self.ahead.insert(*at, bytes.len());
+            return Ok(());
+        }
+        self.hash.update(bytes);
+        self.summed += bytes.len() as u64;
+        // What came too early is read again, from memory most likely.
+        while let Some(length) = self.ahead.remove(&self.summed) {
+            let mut bytes = vec![0; length];
+            self.file.read_exact_at(&mut bytes, self.summed)?;
+            self.hash.update(&bytes);
+            self.summed += length as u64;
+        }
+        Ok(())
+    }
 }
 
 /// Name of a file or folder that is not whole yet.

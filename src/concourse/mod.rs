@@ -2,5 +2,16 @@
 
 pub mod access;
 pub mod build;
+mod outputs;
 pub mod params;
+mod session;
+pub mod summary;
 pub mod task;
+pub mod template;
+
+use std::io::Write;
+
+/// A plain line: a task's terminal is wide, and nobody sees its cursor.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}

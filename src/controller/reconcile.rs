@@ -300,8 +300,17 @@ impl<'a> Reconciling<'a> {
         let status = summarise(&before, &self.facts(None, None, None), &Standing::Suspended);
         self.write_status(status).await?;
         self.delete_predecessors(None).await?;
-        self.context.forget(&self.uid);
-        Ok(Action::await_change())
+        let Some(lease) = self.build.spec.lease.as_deref().and_then(parse_duration) else {
+            self.context.forget(&self.uid);
+            return Ok(Action::await_change());
+        };
+        // Its client holds it back until its Secret is there. One that died before that is not waited for.
+        let left = self.context.lease_left(&self.build, lease);
+        if left.is_zero() {
+            self.context.writer.delete_build(&self.build).await?;
+            return Ok(Action::await_change());
+        }
+        Ok(Action::requeue(left))
     }
 
     /// A spec that cannot be built: say so once, and stop what runs for an older one.

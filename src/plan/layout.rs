@@ -16,6 +16,8 @@ pub const SOURCE_DIRECTORY: &str = "/source";
 pub const OUTPUT_DIRECTORY: &str = "/output";
 /// Scratch space of the runner: sources that it fetches.
 pub const WORK_DIRECTORY: &str = "/workspace";
+/// Folder of a fetched or sent source in it.
+pub const SOURCE: &str = "source";
 /// Scratch space in memory: the merged registry credentials.
 pub const MEMORY_DIRECTORY: &str = "/run/credentials";
 /// The mounted Secrets, one folder each, by number.

@@ -98,6 +98,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
     let started_at = now();
     let text = fs::read_to_string(file).with_context(|| format!("cannot read the instructions {}", file.display()))?;
+    // A client says by itself how the build ended.
+    let mut has_client = false;
     let (result, output) = match serde_json::from_str::<Instructions>(&text) {
         Ok(instructions) => {
             let surroundings = Surroundings {
@@ -112,6 +114,7 @@ async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
             let run = Run::new(&instructions, &surroundings, tracker, stop.clone()).with_transfer(transfer.clone());
             let mut result = run.build(started_at).await;
             let patience = instructions.output.as_ref().and_then(|output| output.download_seconds);
+            has_client = patience.is_some();
             if let (Some(transfer), Some(patience), Outcome::Succeeded(_)) = (transfer, patience, &result.outcome)
                 && let Err(failure) = transfer.offer(&result, Duration::from_secs(patience), &mut stop).await
             {
@@ -127,7 +130,9 @@ async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
     };
     // Before anything is printed: a log that nobody reads any more must not cost the result.
     fs::write(message, message::fit(&result)).with_context(|| format!("cannot write the result to {}", message.display()))?;
-    let _ = write!(io::stdout(), "{}", report::report(&result, output.as_deref()));
+    if !has_client {
+        let _ = write!(io::stdout(), "{}", report::report(&result, output.as_deref()));
+    }
     Ok(exit_code(&result))
 }
 
@@ -138,7 +143,7 @@ async fn transfer(instructions: &Instructions, work: &Path) -> anyhow::Result<Op
         return Ok(None);
     }
     let output = download.map_or_else(|| work.join("output"), |output| output.root.clone());
-    let transfer = Transfer::serve(work, &output).await;
+    let transfer = Transfer::serve(&work.join(layout::SOURCE), &output).await;
     Ok(Some(transfer.with_context(|| format!("cannot listen on port {} of the pod", layout::TRANSFER_PORT))?))
 }
 

@@ -17,6 +17,7 @@ use super::{
     image_source::{self, RegistryAccess, Resolved},
     llb,
     locate::below,
+    output::storage_reason,
     result::BuildFailure,
     stop::{Stop, stopped},
     transfer::Transfer,
@@ -40,7 +41,7 @@ pub async fn prepare(
     transfer: Option<&Transfer>,
     stop: &mut Stop,
 ) -> Result<PathBuf, BuildFailure> {
-    let root = work.join("source");
+    let root = work.join(layout::SOURCE);
     let registries = &instructions.registries;
     match &instructions.source {
         SourceInstructions::Directory { root, path } => directory(root, path),
@@ -64,9 +65,7 @@ pub async fn prepare(
             let missing =
                 || BuildFailure::new(FailureReason::SourceNotFound, "source.upload: there is no client on this machine");
             let transfer = transfer.ok_or_else(missing)?;
-            let (archive, finish) = transfer.upload(stop).await?;
-            let (unpacked, sha256) = (root.clone(), finish.sha256);
-            stop.unless_asked(move || check_and_unpack(&archive, &sha256, &unpacked)).await?;
+            transfer.upload(stop).await?;
             transfer.close_upload();
             Ok(root)
         }
@@ -132,16 +131,22 @@ fn directory(root: &Path, path: &str) -> Result<PathBuf, BuildFailure> {
 }
 
 fn check_and_unpack(archive: &Path, sha256: &str, root: &Path) -> Result<(), BuildFailure> {
-    let invalid =
-        |error: io::Error| BuildFailure::new(FailureReason::SourceInvalid, format!("the archive cannot be unpacked: {error}"));
-    let found = sha256_of(archive).map_err(invalid)?;
+    let found = sha256_of(archive).map_err(not_unpacked)?;
     if found != sha256 {
         let message = format!("the archive's SHA-256 is {found}; source.http.sha256 says {sha256}");
         return Err(BuildFailure::new(FailureReason::SourceChecksumMismatch, message));
     }
-    make_root(root).map_err(invalid)?;
-    unpack(archive, root).map_err(invalid)?;
-    fs::remove_file(archive).map_err(invalid)
+    make_root(root).and_then(|()| unpack(archive, root)).and_then(|()| fs::remove_file(archive)).map_err(not_unpacked)
+}
+
+/// A full volume is not the archive's fault.
+pub fn not_unpacked(error: io::Error) -> BuildFailure {
+    let reason = match storage_reason(&error) {
+        FailureReason::StorageFull => FailureReason::StorageFull,
+        _ => FailureReason::SourceInvalid,
+    };
+    // With the system's own words, which the tar crate keeps below its own.
+    BuildFailure::new(reason, format!("the archive cannot be unpacked: {:#}", anyhow::Error::from(error)))
 }
 
 /// SHA-256 of a file in hexadecimal digits.
@@ -193,7 +198,7 @@ async fn fetch(
 
 /// A new folder without the setgid bit that the pod's volumes have: what is made below would inherit it, and bring it into the
 /// image.
-fn make_root(folder: &Path) -> io::Result<()> {
+pub fn make_root(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
 }

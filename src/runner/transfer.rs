@@ -6,16 +6,19 @@
 //! GET  /upload            {"received": bytes}      where an upload goes on after a broken connection
 //! PUT  /upload?offset=N   the archive from there on
 //! POST /upload/finish     {"size", "sha256"}       all of it is there
-//! GET  /result            the result, once the build has ended
-//! GET  /files/<path>      a file of the output, whole or a range of it
+//! GET  /result            the result, or 204 while the build goes on
+//! GET  /files/<path>      a file of the output, whole or a range of it (`bytes=N-`, `bytes=N-M`)
 //! GET  /folders/<path>    a folder of the output, as a tar
 //! POST /fetched           the client has what it wants: the pod may end
 //! ```
 
 use std::{
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, Read, Write},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,27 +30,35 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use futures::StreamExt;
+use futures::{Stream, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio::{
-    fs::OpenOptions,
-    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, SeekFrom},
+    io::{AsyncReadExt, AsyncSeekExt, SeekFrom},
     net::TcpListener,
-    sync::{Mutex, watch},
+    runtime::Handle,
+    sync::{Mutex, mpsc, watch},
+    task::JoinHandle,
 };
 use tokio_util::io::ReaderStream;
 
 use super::{
     locate::below,
-    output::storage_reason,
+    output::remove,
     result::{BuildFailure, BuildResult},
+    source::{make_root, not_unpacked},
     stop::Stop,
+    unpack::unpack_any,
 };
 use crate::{api::FailureReason, plan::layout};
 
 /// How long nothing may arrive of a source before nobody is expected to send it any more.
 const UPLOAD_PATIENCE: Duration = Duration::from_mins(5);
+/// How long a question for the result is held open: a connection that died without a word must not look like a long build.
+const HELD: Duration = Duration::from_secs(20);
 const CHUNK: usize = 1 << 18;
+/// Chunks of a source that wait to be unpacked.
+const QUEUE: usize = 16;
 
 /// How much of the archive has arrived.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,7 +87,9 @@ enum Stage {
     /// The source is awaited.
     Uploading { received: u64 },
     /// All of the source is there.
-    Uploaded(Finish),
+    Uploaded,
+    /// What arrived cannot be kept.
+    Refused(BuildFailure),
     /// The build runs, or needs no client.
     #[default]
     Building,
@@ -90,17 +103,84 @@ enum Stage {
 #[derive(Clone)]
 pub struct Transfer {
     stage: watch::Sender<Stage>,
-    archive: Arc<Mutex<PathBuf>>,
+    arriving: Arc<Mutex<Arriving>>,
+    /// Counts the uploads that have begun: a new one takes the place of one whose connection died without a word.
+    turn: watch::Sender<u64>,
+    /// Bytes of files that were given.
+    given: Arc<AtomicU64>,
     output: PathBuf,
 }
 
+/// The source as far as it has arrived: it is unpacked as it comes, and kept if its sum is right.
+struct Arriving {
+    root: PathBuf,
+    hash: Sha256,
+    unpacking: Option<Unpacking>,
+}
+
+/// An archive that is being unpacked, over as many connections as it takes.
+struct Unpacking {
+    chunks: mpsc::Sender<Bytes>,
+    ended: JoinHandle<io::Result<()>>,
+}
+
+impl Arriving {
+    /// From the begin; what an archive with a wrong sum left is taken away.
+    fn begin(&mut self) -> &mut Unpacking {
+        self.hash = Sha256::new();
+        let (chunks, queue) = mpsc::channel(QUEUE);
+        let (root, before) = (self.root.clone(), self.unpacking.take());
+        let ended = tokio::task::spawn_blocking(move || {
+            if let Some(before) = before {
+                drop(before.chunks);
+                let _ = Handle::current().block_on(before.ended);
+            }
+            if root.symlink_metadata().is_ok() {
+                remove(&root)?;
+            }
+            make_root(&root)?;
+            unpack_any(Queue { queue, chunk: Bytes::new() }, &root)
+        });
+        self.unpacking.insert(Unpacking { chunks, ended })
+    }
+
+    /// Waits until what has arrived is unpacked.
+    async fn end(&mut self) -> io::Result<()> {
+        let Some(Unpacking { chunks, ended }) = self.unpacking.take() else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        drop(chunks);
+        ended.await.map_err(io::Error::other)?
+    }
+}
+
+/// Reads what is sent to it.
+struct Queue {
+    queue: mpsc::Receiver<Bytes>,
+    chunk: Bytes,
+}
+
+impl Read for Queue {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.queue.blocking_recv() {
+                Some(chunk) => self.chunk = chunk,
+                None => return Ok(0),
+            }
+        }
+        let part = self.chunk.split_to(self.chunk.len().min(buffer.len()));
+        buffer[..part.len()].copy_from_slice(&part);
+        Ok(part.len())
+    }
+}
+
 impl Transfer {
-    /// Listens on the pod's loopback address. The archive is kept below `work`, the files are read from `output`.
-    pub async fn serve(work: &Path, output: &Path) -> io::Result<Self> {
+    /// Listens on the pod's loopback address. The source is unpacked at `source`, the files are read from `output`.
+    pub async fn serve(source: &Path, output: &Path) -> io::Result<Self> {
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, layout::TRANSFER_PORT)).await?;
         let transfer = Self {
             stage: watch::Sender::new(Stage::Building),
-            archive: Arc::new(Mutex::new(work.join("upload"))),
+            arriving: Arc::new(Mutex::new(Arriving { root: source.to_owned(), hash: Sha256::new(), unpacking: None })),
+            turn: watch::Sender::new(0),
+            given: Arc::default(),
             output: output.to_owned(),
         };
         let app = Router::new()
@@ -116,8 +196,8 @@ impl Transfer {
         Ok(transfer)
     }
 
-    /// Waits until a client has sent the source: the archive, its size and its SHA-256.
-    pub async fn upload(&self, stop: &mut Stop) -> Result<(PathBuf, Finish), BuildFailure> {
+    /// Waits until a client has sent the source, and all of it is in its place.
+    pub async fn upload(&self, stop: &mut Stop) -> Result<(), BuildFailure> {
         self.stage.send_replace(Stage::Uploading { received: 0 });
         let mut stage = self.stage.subscribe();
         loop {
@@ -126,7 +206,8 @@ impl Transfer {
                 () = stop.asked() => return Err(BuildFailure::new(FailureReason::Cancelled, "the build was told to stop")),
             };
             let received = match &*stage.borrow_and_update() {
-                Stage::Uploaded(finish) => return Ok((self.archive.lock().await.clone(), finish.clone())),
+                Stage::Uploaded => return Ok(()),
+                Stage::Refused(failure) => return Err(failure.clone()),
                 Stage::Uploading { received } => *received,
                 _ => 0,
             };
@@ -155,18 +236,28 @@ impl Transfer {
         self.stage.send_replace(Stage::Building);
     }
 
-    /// Offers the files of a build until a client has fetched them.
+    /// Offers the files of a build until a client has fetched them, or has asked for nothing for as long as `patience`.
     pub async fn offer(&self, result: &BuildResult, patience: Duration, stop: &mut Stop) -> Result<(), BuildFailure> {
         self.stage.send_replace(Stage::Ended(Arc::new(result.clone())));
         let mut stage = self.stage.subscribe();
-        tokio::select! {
-            fetched = tokio::time::timeout(patience, stage.wait_for(|stage| matches!(stage, Stage::Fetched))) => {
-                fetched.map(drop).map_err(|_| {
-                    let message = format!("the image was built, but no client fetched its files within {}s", patience.as_secs());
-                    BuildFailure::new(FailureReason::Timeout, message)
-                })
+        let mut given = 0;
+        loop {
+            tokio::select! {
+                fetched = tokio::time::timeout(patience, stage.wait_for(|stage| matches!(stage, Stage::Fetched))) => {
+                    let before = std::mem::replace(&mut given, self.given.load(Ordering::Relaxed));
+                    if fetched.is_ok() {
+                        return Ok(());
+                    }
+                    if given == before {
+                        let message = format!("the image was built, but no client fetched its files within {}s", patience.as_secs());
+                        return Err(BuildFailure::new(FailureReason::Timeout, message));
+                    }
+                }
+                () = stop.asked() => {
+                    let message = "the build was told to stop before its files were fetched";
+                    return Err(BuildFailure::new(FailureReason::Cancelled, message));
+                }
             }
-            () = stop.asked() => Err(BuildFailure::new(FailureReason::Cancelled, "the build was told to stop before its files were fetched")),
         }
     }
 }
@@ -175,42 +266,61 @@ fn refused(status: StatusCode, words: impl Into<String>) -> Response {
     (status, words.into()).into_response()
 }
 
+/// Who asks is still there: it counts as a sign of life, while a large source is being packed.
 async fn received(State(transfer): State<Transfer>) -> Response {
+    transfer.stage.send_modify(|_| {});
     match *transfer.stage.borrow() {
         Stage::Uploading { received } => Json(Received { received }).into_response(),
         _ => refused(StatusCode::GONE, "no source is awaited"),
     }
 }
 
-/// Appends to the archive. One client at a time; what it sends must begin where the archive ends.
+/// Appends to the archive. One client at a time, the latest; what it sends must begin where the archive ends.
 async fn receive(State(transfer): State<Transfer>, Query(Offset { offset }): Query<Offset>, body: Body) -> Response {
-    let archive = transfer.archive.lock().await;
+    let mut turn = transfer.turn.subscribe();
+    transfer.turn.send_modify(|turn| *turn += 1);
+    let mine = *turn.borrow_and_update();
+    let mut arriving = transfer.arriving.lock().await;
     let Stage::Uploading { received } = *transfer.stage.borrow() else {
         return refused(StatusCode::GONE, "no source is awaited");
     };
-    if offset != received {
+    if offset != received || *turn.borrow() != mine {
         return (StatusCode::CONFLICT, Json(Received { received })).into_response();
     }
-    match append(&transfer, &archive, received, body).await {
+    let appended = tokio::select! {
+        appended = append(&transfer, &mut arriving, received, body) => appended,
+        _ = turn.wait_for(|turn| *turn != mine) => return refused(StatusCode::CONFLICT, "another upload has begun"),
+    };
+    match appended {
         Ok(received) => Json(Received { received }).into_response(),
-        Err(error) if storage_reason(&error) == FailureReason::StorageFull => {
-            refused(StatusCode::INSUFFICIENT_STORAGE, format!("the pod has no room for the source: {error}"))
-        }
-        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        Err(error) => refuse(&transfer, error),
     }
 }
 
-async fn append(transfer: &Transfer, archive: &Path, mut received: u64, body: Body) -> io::Result<u64> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(archive).await?;
-    // What a broken connection left behind the last byte that was counted is written again.
-    file.set_len(received).await?;
-    file.seek(SeekFrom::Start(received)).await?;
+/// Sending it again would not help. The build ends with this reason, and so the client learns it.
+fn refuse(transfer: &Transfer, error: io::Error) -> Response {
+    let failure = not_unpacked(error);
+    transfer.stage.send_replace(Stage::Refused(failure.clone()));
+    refused(StatusCode::INSUFFICIENT_STORAGE, failure.message)
+}
+
+async fn append(transfer: &Transfer, arriving: &mut Arriving, mut received: u64, body: Body) -> io::Result<u64> {
+    if received == 0 {
+        arriving.begin();
+    }
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         // The client asks how much has arrived, and goes on from there.
         let Ok(chunk) = chunk else { break };
-        file.write_all(&chunk).await?;
+        let Some(unpacking) = &arriving.unpacking else { break };
+        // One permit first: a chunk counts once, whenever this is cut off.
+        let Ok(permit) = unpacking.chunks.reserve().await else {
+            arriving.end().await?;
+            return Err(io::Error::other("there is more behind the archive's end"));
+        };
+        arriving.hash.update(&chunk);
         received += chunk.len() as u64;
+        permit.send(chunk);
         transfer.stage.send_if_modified(|stage| match stage {
             Stage::Uploading { received: shown } => {
                 *shown = received;
@@ -219,37 +329,38 @@ async fn append(transfer: &Transfer, archive: &Path, mut received: u64, body: Bo
             _ => false,
         });
     }
-    file.flush().await?;
     Ok(received)
 }
 
 async fn finish(State(transfer): State<Transfer>, Json(finish): Json<Finish>) -> Response {
-    let archive = transfer.archive.lock().await;
+    let mut arriving = transfer.arriving.lock().await;
     let Stage::Uploading { received } = *transfer.stage.borrow() else {
         return refused(StatusCode::GONE, "no source is awaited");
     };
     if received != finish.size {
         return (StatusCode::CONFLICT, Json(Received { received })).into_response();
     }
-    let path = archive.clone();
-    let found = tokio::task::spawn_blocking(move || super::source::sha256_of(&path)).await.map_err(io::Error::other).flatten();
-    match found {
-        Ok(found) if found == finish.sha256 => {
-            transfer.stage.send_replace(Stage::Uploaded(finish));
+    let found = hex::encode(arriving.hash.clone().finalize());
+    if found != finish.sha256 {
+        // From the beginning: which part is wrong nobody knows.
+        transfer.stage.send_replace(Stage::Uploading { received: 0 });
+        return refused(StatusCode::UNPROCESSABLE_ENTITY, format!("the SHA-256 of what arrived is {found}"));
+    }
+    match arriving.end().await {
+        Ok(()) => {
+            transfer.stage.send_replace(Stage::Uploaded);
             StatusCode::NO_CONTENT.into_response()
         }
-        Ok(found) => {
-            // From the beginning: which part is wrong nobody knows.
-            transfer.stage.send_replace(Stage::Uploading { received: 0 });
-            refused(StatusCode::UNPROCESSABLE_ENTITY, format!("the SHA-256 of what arrived is {found}"))
-        }
-        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        Err(error) => refuse(&transfer, error),
     }
 }
 
 async fn result(State(transfer): State<Transfer>) -> Response {
     let mut stage = transfer.stage.subscribe();
-    let ended = stage.wait_for(|stage| matches!(stage, Stage::Ended(_) | Stage::Fetched)).await;
+    let ended = stage.wait_for(|stage| matches!(stage, Stage::Ended(_) | Stage::Fetched));
+    let Ok(ended) = tokio::time::timeout(HELD, ended).await else {
+        return StatusCode::NO_CONTENT.into_response();
+    };
     match ended.as_deref() {
         Ok(Stage::Ended(result)) => Json(result.as_ref()).into_response(),
         _ => refused(StatusCode::GONE, "the files have been fetched"),
@@ -259,7 +370,8 @@ async fn result(State(transfer): State<Transfer>) -> Response {
 async fn file(State(transfer): State<Transfer>, UrlPath(path): UrlPath<String>, headers: HeaderMap) -> Response {
     match transfer.find(&path) {
         Ok(found) if found.is_file() => {
-            send(&found, &headers).await.unwrap_or_else(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+            let sent = send(&found, &headers, transfer.given.clone()).await;
+            sent.unwrap_or_else(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
         }
         Ok(_) => refused(StatusCode::NOT_FOUND, format!("{path:?} is not a file")),
         Err(refused) => refused,
@@ -268,14 +380,14 @@ async fn file(State(transfer): State<Transfer>, UrlPath(path): UrlPath<String>, 
 
 async fn folder(State(transfer): State<Transfer>, UrlPath(path): UrlPath<String>) -> Response {
     match transfer.find(&path) {
-        Ok(found) if found.is_dir() => pack(found),
+        Ok(found) if found.is_dir() => pack(found, transfer.given.clone()),
         Ok(_) => refused(StatusCode::NOT_FOUND, format!("{path:?} is not a folder")),
         Err(refused) => refused,
     }
 }
 
 /// A folder as a tar that is made while it is sent.
-fn pack(folder: PathBuf) -> Response {
+fn pack(folder: PathBuf, given: Arc<AtomicU64>) -> Response {
     let (sender, mut chunks) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(8);
     tokio::task::spawn_blocking(move || {
         let packed = || -> io::Result<()> {
@@ -289,7 +401,8 @@ fn pack(folder: PathBuf) -> Response {
             let _ = sender.blocking_send(Err(error));
         }
     });
-    Body::from_stream(futures::stream::poll_fn(move |context| chunks.poll_recv(context))).into_response()
+    let chunks = futures::stream::poll_fn(move |context| chunks.poll_recv(context));
+    Body::from_stream(counted(chunks, given)).into_response()
 }
 
 struct ChunkWriter(tokio::sync::mpsc::Sender<io::Result<Bytes>>);
@@ -305,17 +418,35 @@ impl Write for ChunkWriter {
     }
 }
 
-/// A file from the byte on that `Range: bytes=N-` names.
-async fn send(path: &Path, headers: &HeaderMap) -> io::Result<Response> {
+/// Counts what is given.
+fn counted(
+    chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    given: Arc<AtomicU64>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    chunks.inspect_ok(move |chunk| {
+        given.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+    })
+}
+
+/// A file, or the range of it that is asked for.
+async fn send(path: &Path, headers: &HeaderMap, given: Arc<AtomicU64>) -> io::Result<Response> {
     let mut file = tokio::fs::File::open(path).await?;
     let size = file.metadata().await?.len();
-    let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
-    let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<u64>().ok());
-    let from = from.unwrap_or_default().min(size);
+    let asked = headers.get(header::RANGE).and_then(|range| range.to_str().ok()).and_then(range);
+    let (from, to) = asked.unwrap_or((0, u64::MAX));
+    let (from, to) = (from.min(size), to.min(size));
     file.seek(SeekFrom::Start(from)).await?;
-    let status = if from == 0 { StatusCode::OK } else { StatusCode::PARTIAL_CONTENT };
-    let body = Body::from_stream(ReaderStream::with_capacity(file.take(size - from), CHUNK));
-    Ok((status, [(header::CONTENT_LENGTH, (size - from).to_string())], body).into_response())
+    let length = to.saturating_sub(from);
+    let status = if length == size { StatusCode::OK } else { StatusCode::PARTIAL_CONTENT };
+    let body = Body::from_stream(counted(ReaderStream::with_capacity(file.take(length), CHUNK), given));
+    Ok((status, [(header::CONTENT_LENGTH, length.to_string())], body).into_response())
+}
+
+/// `bytes=N-` and `bytes=N-M`, where M is the last byte, as the first byte and the one behind the last.
+fn range(text: &str) -> Option<(u64, u64)> {
+    let (from, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    let end = if last.is_empty() { u64::MAX } else { last.parse::<u64>().ok()?.saturating_add(1) };
+    Some((from.parse().ok()?, end))
 }
 
 async fn fetched(State(transfer): State<Transfer>) -> Response {
@@ -327,4 +458,91 @@ async fn fetched(State(transfer): State<Transfer>) -> Response {
         has_ended
     });
     if has_ended { StatusCode::NO_CONTENT.into_response() } else { refused(StatusCode::CONFLICT, "the build has not ended") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write, path::Path};
+
+    use axum::{
+        body::{Body, Bytes},
+        extract::{Query, State},
+    };
+    use sha2::{Digest, Sha256};
+    use tokio::sync::{Mutex, watch};
+
+    use super::{Arriving, Finish, Json, Offset, Stage, StatusCode, Transfer, finish, receive};
+    use crate::api::FailureReason;
+
+    fn transfer(root: &Path) -> Transfer {
+        Transfer {
+            stage: watch::Sender::new(Stage::Uploading { received: 0 }),
+            arriving: Mutex::new(Arriving { root: root.to_owned(), hash: Sha256::new(), unpacking: None }).into(),
+            turn: watch::Sender::new(0),
+            given: std::sync::Arc::default(),
+            output: root.to_owned(),
+        }
+    }
+
+    fn archive(name: &str) -> Vec<u8> {
+        let mut builder = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(5);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, &b"hello"[..]).unwrap();
+        builder.into_inner().unwrap().finish().unwrap()
+    }
+
+    async fn put(transfer: &Transfer, offset: u64, bytes: &[u8]) -> StatusCode {
+        let body = Body::from(Bytes::copy_from_slice(bytes));
+        receive(State(transfer.clone()), Query(Offset { offset }), body).await.status()
+    }
+
+    async fn end(transfer: &Transfer, bytes: &[u8], sum: &[u8]) -> StatusCode {
+        let sha256 = hex::encode(Sha256::digest(sum));
+        finish(State(transfer.clone()), Json(Finish { size: bytes.len() as u64, sha256 })).await.status()
+    }
+
+    #[tokio::test]
+    async fn a_source_comes_in_pieces_and_again_after_a_wrong_sum() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("source");
+        let transfer = transfer(&root);
+        let (other, bytes) = (archive("other"), archive("file"));
+        assert_eq!(put(&transfer, 0, &other).await, StatusCode::OK);
+        assert_eq!(end(&transfer, &other, b"not that").await, StatusCode::UNPROCESSABLE_ENTITY);
+        let (first, second) = bytes.split_at(bytes.len() / 2);
+        assert_eq!(put(&transfer, 7, first).await, StatusCode::CONFLICT);
+        assert_eq!(put(&transfer, 0, first).await, StatusCode::OK);
+        assert_eq!(end(&transfer, &bytes, &bytes).await, StatusCode::CONFLICT, "half of it is not all of it");
+        assert_eq!(put(&transfer, first.len() as u64, second).await, StatusCode::OK);
+        assert_eq!(end(&transfer, &bytes, &bytes).await, StatusCode::NO_CONTENT);
+        assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "hello");
+        assert!(!root.join("other").exists(), "nothing is left of what had a wrong sum");
+        assert_eq!(put(&transfer, 0, &bytes).await, StatusCode::GONE);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_unpacked_ends_the_build_with_its_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut escaping = tar::Header::new_gnu();
+        escaping.as_old_mut().name[..4].copy_from_slice(b"../x");
+        escaping.set_size(0);
+        escaping.set_cksum();
+        let escaping = [escaping.as_bytes().as_slice(), &[0; 1024]].concat();
+        for bytes in [escaping, b"no archive".to_vec(), Vec::new()] {
+            let transfer = transfer(&folder.path().join("source"));
+            put(&transfer, 0, &bytes).await;
+            assert_eq!(end(&transfer, &bytes, &bytes).await, StatusCode::INSUFFICIENT_STORAGE);
+            let Stage::Refused(failure) = transfer.stage.borrow().clone() else { panic!("it was taken") };
+            assert_eq!(failure.reason, FailureReason::SourceInvalid);
+        }
+        // Where a folder is a file nothing can be written.
+        let blocked = folder.path().join("blocked");
+        fs::File::create(&blocked).unwrap().write_all(b"x").unwrap();
+        let transfer = transfer(&blocked.join("source"));
+        let bytes = archive("file");
+        put(&transfer, 0, &bytes).await;
+        assert_ne!(end(&transfer, &bytes, &bytes).await, StatusCode::NO_CONTENT);
+    }
 }

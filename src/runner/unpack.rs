@@ -3,9 +3,10 @@
 
 use std::{
     fs::{self, File, Permissions},
-    io::{self, BufReader, Read, Seek, SeekFrom},
+    io::{self, BufReader, Read},
     os::unix::fs::PermissionsExt,
     path::Path,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use tar::EntryType;
@@ -27,27 +28,20 @@ pub enum Devices {
 
 /// Unpacks a tar, plain or compressed by gzip or zstd, recognised by its first bytes.
 pub fn unpack(archive: &Path, root: &Path) -> io::Result<()> {
-    let mut file = File::open(archive)?;
-    let mut magic = [0; 4];
-    let length = read_up_to(&mut file, &mut magic)?;
-    file.seek(SeekFrom::Start(0))?;
-    let file = BufReader::with_capacity(1 << 18, file);
-    match &magic[..length] {
-        [0x1f, 0x8b, ..] => unpack_stream(flate2::read::MultiGzDecoder::new(file), root, Devices::Refuse).map(drop),
-        [0x28, 0xb5, 0x2f, 0xfd] => unpack_stream(zstd::Decoder::with_buffer(file)?, root, Devices::Refuse).map(drop),
-        _ => unpack_stream(file, root, Devices::Refuse).map(drop),
-    }
+    unpack_any(File::open(archive)?, root)
 }
 
-fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read(&mut buffer[length..])? {
-            0 => break,
-            read => length += read,
-        }
-    }
-    Ok(length)
+/// The same as it comes, up to the last byte.
+pub fn unpack_any(mut archive: impl Read, root: &Path) -> io::Result<()> {
+    let mut magic = Vec::with_capacity(4);
+    archive.by_ref().take(4).read_to_end(&mut magic)?;
+    let mut archive = BufReader::with_capacity(1 << 18, magic.as_slice().chain(archive));
+    match *magic {
+        [0x1f, 0x8b, ..] => unpack_stream(flate2::bufread::MultiGzDecoder::new(&mut archive), root, Devices::Refuse)?,
+        [0x28, 0xb5, 0x2f, 0xfd] => unpack_stream(zstd::Decoder::with_buffer(&mut archive)?, root, Devices::Refuse)?,
+        _ => unpack_stream(&mut archive, root, Devices::Refuse)?,
+    };
+    io::copy(&mut archive, &mut io::sink()).map(drop)
 }
 
 /// Unpacks a plain tar as it comes; how many devices were left out.
@@ -88,6 +82,7 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
             other => return Err(io::Error::other(format!("{} is a {other:?}, which a source may not hold", path.display()))),
         }
         let mode = entry.header().mode().unwrap_or(0o755);
+        let modified = entry.header().mtime().ok().and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
         // The tar crate refuses what would be written through '..' or a link that leads out of the root.
         if !entry.unpack_in(root)? {
             return Err(io::Error::other(format!("{} leads out of the archive's root", path.display())));
@@ -99,13 +94,17 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
         {
             // Writable until its files are there; its own mode comes last.
             fs::set_permissions(&folder, Permissions::from_mode(mode | 0o700))?;
-            folders.push((folder, mode));
+            folders.push((folder, mode, modified));
         }
     }
     if count == 0 {
         return Err(io::Error::other("it is not a tar archive, or an empty one"));
     }
-    for (folder, mode) in folders.into_iter().rev() {
+    for (folder, mode, modified) in folders.into_iter().rev() {
+        // The files that came into it have changed it.
+        if let Some(modified) = modified {
+            File::open(&folder)?.set_modified(modified)?;
+        }
         fs::set_permissions(folder, Permissions::from_mode(mode & 0o7777))?;
     }
     Ok(left_out)

@@ -2,6 +2,7 @@
 //! binary here, with the chart's own service account and configuration, where it can be killed for real. They run one at a
 //! time, after the other tests: `dev/test` sees to that. So does what would harm them: a node that comes and goes.
 
+mod adapter;
 #[path = "../e2e/cluster.rs"]
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 mod cluster;

@@ -5,14 +5,14 @@ mod arguments;
 mod basic;
 mod cache;
 mod forms;
-mod image;
+pub mod image;
 mod image_args;
 mod mirrors;
 mod misuse;
 mod platforms;
 mod rootfs;
 mod secrecy;
-mod secrets;
+pub mod secrets;
 mod targets;
 
 use std::{

@@ -98,7 +98,7 @@ COPY --from=steps /default /deploy /
 }
 
 /// A tar of this machine's ssh-add with its libraries: no image of the cluster has one.
-fn ssh_add() -> Vec<u8> {
+pub fn ssh_add() -> Vec<u8> {
     let program = run("sh", &["-c", "command -v ssh-add"], b"").ok().trim().to_owned();
     let libraries = run("ldd", &[&program], b"").ok();
     let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
