@@ -206,7 +206,7 @@ mod tests {
                 builder.append(&file, &b"x"[..]).unwrap();
                 let result = unpacked(&builder.into_inner().unwrap()).1;
                 let says = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
-                assert_eq!(says.contains("larger than 1048576 bytes"), !is_taken, "{kind:?} of {size}: {says}");
+                assert_eq!(says.contains("longer than 1048576 bytes"), !is_taken, "{kind:?} of {size}: {says}");
             }
         }
     }
