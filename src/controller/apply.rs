@@ -177,15 +177,70 @@ fn is_already_there(error: &kube::Error) -> bool {
 fn refusal(error: kube::Error) -> Result<Refusal, kube::Error> {
     let kube::Error::Api(status) = &error else { return Err(error) };
     let message = status.message.clone();
-    let (reason, may_pass) = match status.code {
-        403 if message.contains("exceeded quota") => (FailureReason::QuotaExceeded, true),
-        403 if message.contains("is being terminated") => (FailureReason::Cancelled, true),
-        403 => (FailureReason::AdmissionRefused, false),
-        // Policy engines answer through webhooks with codes of their own.
-        400 | 422 if message.contains("admission webhook") => (FailureReason::AdmissionRefused, false),
-        400 | 422 => (FailureReason::InvalidSpec, false),
-        _ => return Err(error),
-    };
+    let Some((reason, may_pass)) = named(status.code, &message) else { return Err(error) };
     let by_pod_security = message.contains("violates PodSecurity");
     Ok(Refusal { failure: BuildFailure::new(reason, message), may_pass, by_pod_security })
+}
+
+/// The name of what the API server answers, and whether it may answer otherwise later. Nothing for a fault of the API server.
+fn named(code: u16, message: &str) -> Option<(FailureReason, bool)> {
+    let has = |words: &str| message.contains(words);
+    Some(match code {
+        403 if has("exceeded quota") => (FailureReason::QuotaExceeded, true),
+        403 if has("is being terminated") => (FailureReason::Cancelled, true),
+        // The operator's own rights.
+        403 if has("cannot create resource") => (FailureReason::Internal, true),
+        403 => (FailureReason::AdmissionRefused, false),
+        // Policy engines answer with codes of their own.
+        400 | 422 if has("admission webhook") || has("ValidatingAdmissionPolicy") => (FailureReason::AdmissionRefused, false),
+        400 | 422 => (FailureReason::InvalidSpec, false),
+        500 if has("failed calling webhook") => (FailureReason::AdmissionRefused, true),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FailureReason, named};
+
+    #[test]
+    fn refusals_have_names_and_some_may_pass() {
+        for (code, message, expected) in [
+            (
+                403,
+                "pods \"app-g1-a1\" is forbidden: exceeded quota: small, requested: pods=1, used: pods=0, limited: pods=0",
+                Some((FailureReason::QuotaExceeded, true)),
+            ),
+            (
+                403,
+                "pods \"app-g1-a1\" is forbidden: violates PodSecurity \"restricted:latest\": seccompProfile",
+                Some((FailureReason::AdmissionRefused, false)),
+            ),
+            (
+                422,
+                "pods \"app-g1-a1\" is forbidden: ValidatingAdmissionPolicy 'centre' with binding 'centre' denied request: no centre",
+                Some((FailureReason::AdmissionRefused, false)),
+            ),
+            (
+                400,
+                "admission webhook \"validate.example.com\" denied the request: no",
+                Some((FailureReason::AdmissionRefused, false)),
+            ),
+            (
+                500,
+                "Internal error occurred: failed calling webhook \"validate.example.com\": failed to call webhook: EOF",
+                Some((FailureReason::AdmissionRefused, true)),
+            ),
+            (
+                403,
+                "pods is forbidden: User \"system:serviceaccount:a:b\" cannot create resource \"pods\" in API group \"\"",
+                Some((FailureReason::Internal, true)),
+            ),
+            (422, "Pod \"app-g1-a1\" is invalid: spec.priorityClassName", Some((FailureReason::InvalidSpec, false))),
+            (500, "etcdserver: request timed out", None),
+            (429, "too many requests", None),
+        ] {
+            assert_eq!(named(code, message), expected, "{message}");
+        }
+    }
 }

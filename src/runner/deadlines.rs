@@ -63,22 +63,21 @@ impl Clock {
         Self { deadlines, current: None, spent: [Duration::ZERO; 4], has_ended: false }
     }
 
-    /// From now on the run is in this phase.
-    pub fn enter(&mut self, phase: RunPhase, now: Instant) {
+    /// From now on the run is in this phase; whether it was in another before.
+    pub fn enter(&mut self, phase: RunPhase, now: Instant) -> bool {
         if let Some((before, since)) = self.current {
             if before == phase {
-                return;
+                return false;
             }
             self.spent[before as usize] += now.saturating_duration_since(since);
         }
         self.current = Some((phase, now));
+        true
     }
 
     /// BuildKit says where it is; that counts while it builds, not while it fetches a source.
-    pub fn follow(&mut self, phase: RunPhase, now: Instant) {
-        if self.current.is_some_and(|(current, _)| current != RunPhase::Source) {
-            self.enter(phase, now);
-        }
+    pub fn follow(&mut self, phase: RunPhase, now: Instant) -> bool {
+        self.current.is_some_and(|(current, _)| current != RunPhase::Source) && self.enter(phase, now)
     }
 
     /// The image is there: no deadline of the run counts any more.
@@ -92,7 +91,7 @@ impl Clock {
         self.has_ended
     }
 
-    /// The deadline that is running, in seconds of its phase.
+    /// Seconds that a phase may take.
     pub fn limit(&self, phase: RunPhase) -> Option<u64> {
         phase.seconds(&self.deadlines)
     }

@@ -54,12 +54,12 @@ impl Stop {
 
     /// The run is in another phase from now on.
     pub fn enter(&self, phase: RunPhase) {
-        self.clock.send_modify(|clock| clock.enter(phase, Instant::now()));
+        self.clock.send_if_modified(|clock| clock.enter(phase, Instant::now()));
     }
 
     /// BuildKit is in another phase from now on.
     pub fn follow(&self, phase: RunPhase) {
-        self.clock.send_modify(|clock| clock.follow(phase, Instant::now()));
+        self.clock.send_if_modified(|clock| clock.follow(phase, Instant::now()));
     }
 
     /// The image is there: only a signal stops what follows.

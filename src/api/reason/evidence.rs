@@ -83,7 +83,9 @@ impl FailureReason {
             }
             Self::Unschedulable => "The pod's condition PodScheduled is False: the scheduler's words.",
             Self::QuotaExceeded => "The API server's answer 403 with `exceeded quota`.",
-            Self::AdmissionRefused => "The API server's other answers 403, and 400 or 422 of an admission webhook or policy.",
+            Self::AdmissionRefused => {
+                "The API server's other answers 403, 400 or 422 of an admission webhook or policy, and 500 where a webhook cannot be called."
+            }
             Self::DaemonDied => {
                 "The daemon's socket does not listen or breaks (`error reading from server`), or its container is in CrashLoopBackOff; with its last words."
             }
