@@ -8,7 +8,7 @@ use k8s_openapi::{
 
 use crate::{
     api::FailureReason,
-    plan::layout,
+    plan::{layout, pod::BUILD_LABEL},
     runner::result::{BuildFailure, BuildResult, Outcome},
 };
 
@@ -225,11 +225,9 @@ fn evicted(message: String) -> BuildFailure {
     BuildFailure::new(if is_own_fault { FailureReason::StorageFull } else { FailureReason::Evicted }, message)
 }
 
-/// Of the container in which the steps run.
+/// Of the container in which the steps run, as the cache of pods keeps it.
 fn memory_limit(pod: &Pod) -> Option<&str> {
-    let containers = pod.spec.as_ref()?.init_containers.as_ref()?;
-    let daemon = containers.iter().find(|container| container.name == layout::DAEMON_CONTAINER)?;
-    daemon.resources.as_ref()?.limits.as_ref()?.get("memory").map(|limit| limit.0.as_str())
+    pod.metadata.annotations.as_ref()?.get(super::MEMORY_ANNOTATION).map(String::as_str)
 }
 
 fn deleted(pod: &Pod) -> BuildFailure {
@@ -256,7 +254,8 @@ fn waiting(pod: &Pod, build: Option<&ContainerStatus>, daemon: Option<&Container
     {
         let message = scheduled.message.clone().unwrap_or_default();
         let (reason, wait) = if message.contains("persistentvolumeclaim \"") && message.contains("not found") {
-            (FailureReason::ClaimMissing, Wait::Claim)
+            // The scheduler may not have heard yet of a claim that was made a moment ago.
+            (FailureReason::ClaimMissing, if names_own_claim(pod, &message) { Wait::Schedule } else { Wait::Claim })
         } else if message.contains("unbound immediate PersistentVolumeClaims") || message.contains("binding volumes") {
             (FailureReason::ClaimUnbound, Wait::Schedule)
         } else {
@@ -285,6 +284,12 @@ fn waiting(pod: &Pod, build: Option<&ContainerStatus>, daemon: Option<&Container
         since,
         hopeless,
     }
+}
+
+/// Whether the scheduler speaks of the claim that the operator makes for a build.
+fn names_own_claim(pod: &Pod, message: &str) -> bool {
+    let build = pod.metadata.labels.as_ref().and_then(|labels| labels.get(BUILD_LABEL));
+    build.is_some_and(|build| message.contains(&format!("\"{build}-output\"")))
 }
 
 fn stuck_container(container: &ContainerStatus) -> Option<(FailureReason, String, bool)> {

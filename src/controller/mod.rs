@@ -33,6 +33,9 @@ use crate::{api::OciBuild, plan::OperatorConfig};
 
 /// Annotation, in the cache only, that keeps a pod's node when its spec is dropped.
 const NODE_ANNOTATION: &str = "ocibuild.dev/node";
+
+/// Annotation by which the cache of pods keeps the memory limit of the container in which the steps run.
+const MEMORY_ANNOTATION: &str = "ocibuild.dev/memory-limit";
 /// Name of the Lease and of the reporter of events.
 const CONTROLLER: &str = "ocibuild-controller";
 /// Seconds until another replica takes over from one that is gone, and seconds before that when the leader renews.

@@ -16,7 +16,7 @@ use kube::{
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
-    NODE_ANNOTATION,
+    MEMORY_ANNOTATION, NODE_ANNOTATION,
     context::Context,
     metrics::Metrics,
     reconcile::{error_policy, reconcile},
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     api::{CANCEL_ANNOTATION, OciBuild, Phase, REBUILD_ANNOTATION},
     plan::{
-        OperatorConfig,
+        OperatorConfig, layout,
         pod::{ISOLATION_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL},
     },
 };
@@ -115,11 +115,19 @@ where
 /// Drops from a pod what no decision reads: thousands of pods stay in the cache.
 fn slim(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
+    let memory = memory_limit(pod);
     let node = pod.spec.take().and_then(|spec| spec.node_name);
     let isolation = pod.annotations_mut().remove(ISOLATION_ANNOTATION);
-    let kept = [(NODE_ANNOTATION, node), (ISOLATION_ANNOTATION, isolation)];
+    let kept = [(NODE_ANNOTATION, node), (ISOLATION_ANNOTATION, isolation), (MEMORY_ANNOTATION, memory)];
     pod.metadata.annotations =
         Some(kept.into_iter().filter_map(|(key, value)| value.map(|value| (key.to_owned(), value))).collect());
+}
+
+/// Of the container in which the steps run.
+fn memory_limit(pod: &Pod) -> Option<String> {
+    let containers = pod.spec.as_ref()?.init_containers.as_ref()?;
+    let daemon = containers.iter().find(|container| container.name == layout::DAEMON_CONTAINER)?;
+    daemon.resources.as_ref()?.limits.as_ref()?.get("memory").map(|limit| limit.0.clone())
 }
 
 /// The objects of a watch whose fingerprint changed, and those that were deleted.

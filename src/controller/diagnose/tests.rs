@@ -13,6 +13,7 @@ fn pod(status: &Value) -> Pod {
     serde_json::from_value(json!({
         "metadata": {
             "name": "app-g1-a1",
+            "labels": { "ocibuild.dev/build": "app" },
             "creationTimestamp": "2026-01-01T00:00:00Z",
             "ownerReferences": [{ "apiVersion": "ocibuild.dev/v1alpha1", "kind": "OciBuild", "name": "app", "uid": "owner" }],
         },
@@ -82,16 +83,12 @@ fn a_dead_daemon_that_ran_out_of_memory_is_named_so() {
 #[test]
 fn a_step_that_was_killed_ran_out_of_memory_if_there_is_a_limit() {
     let result = json!({ "outcome": { "failed": { "reason": "StepFailed", "message": "exit code: 137", "exitCode": 137 } } });
-    for (limits, reason, words) in [
-        (json!({ "memory": "64Mi" }), FailureReason::OutOfMemory, "memory limit of 64Mi; exit code: 137"),
-        (json!({ "cpu": "1" }), FailureReason::StepFailed, "exit code: 137"),
+    for (limit, reason, words) in [
+        (json!({ super::super::MEMORY_ANNOTATION: "64Mi" }), FailureReason::OutOfMemory, "limit of 64Mi; exit code: 137"),
+        (json!({}), FailureReason::StepFailed, "exit code: 137"),
     ] {
         let mut pod = pod(&json!({ "containerStatuses": terminated(1, "Error", &result.to_string()) }));
-        let spec = json!({
-            "containers": [{ "name": "build", "resources": { "limits": { "memory": "1Gi" } } }],
-            "initContainers": [{ "name": "buildkitd", "resources": { "limits": limits } }],
-        });
-        pod.spec = Some(serde_json::from_value(spec).unwrap());
+        pod.metadata.annotations = Some(serde_json::from_value(limit).unwrap());
         let PodState::Ended(result) = diagnose(Some(&pod), "owner", now()) else { panic!("not ended") };
         let Outcome::Failed(failure) = result.outcome else { panic!("not failed") };
         assert_eq!(failure.reason, reason);
@@ -197,6 +194,13 @@ fn what_a_pod_waits_for_has_a_name_and_a_deadline_of_its_own() {
             json!({ "conditions": unscheduled("persistentvolumeclaim \"src\" not found") }),
             FailureReason::ClaimMissing,
             Wait::Claim,
+            "00:00",
+            false,
+        ),
+        (
+            json!({ "conditions": unscheduled("persistentvolumeclaim \"app-output\" not found") }),
+            FailureReason::ClaimMissing,
+            Wait::Schedule,
             "00:00",
             false,
         ),

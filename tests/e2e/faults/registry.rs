@@ -102,7 +102,7 @@ impl FaultyRegistry {
         });
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(serve(tokio::net::TcpListener::from_std(listener).unwrap(), state));
+            runtime.block_on(async { serve(tokio::net::TcpListener::from_std(listener).unwrap(), state).await });
         });
         Self { host, asked }
     }
