@@ -152,7 +152,7 @@ fn who_refuses_a_pod_is_quoted() {
         .to_string(),
     );
     let labelled = json!({ "labels": { "cost-centre": "42" } });
-    let deadlines = json!({ "queue": "8s" });
+    let deadlines = json!({ "queue": "20s" });
     let push_only = json!({ "none": {} });
     for (name, more) in [
         ("no-memory", json!({ "output": push_only, "push": true, "registry": "registry.example.com" })),
@@ -172,7 +172,7 @@ fn who_refuses_a_pod_is_quoted() {
     }
     check(
         &namespace,
-        &[case("no-memory", "Timeout", &["8s", "deadlines.queue"]), case("no-storage", "Timeout", &["8s", "deadlines.queue"])],
+        &[case("no-memory", "Timeout", &["20s", "deadlines.queue"]), case("no-storage", "Timeout", &["20s", "deadlines.queue"])],
     );
 }
 

@@ -26,7 +26,7 @@ const PULLS: &[(Case, At, Fault)] = &[
     (case("b429", "RegistryRateLimited", &["429"]), At::Blob, Fault::Status(429, "TOOMANYREQUESTS", Some("37"))),
     (case("b500", "RegistryUnavailable", &["500"]), At::Blob, Fault::Status(500, "UNKNOWN", None)),
     (case("bcut", "RegistryUnavailable", &["EOF"]), At::Blob, Fault::Cut),
-    (case("bhalf", "RegistryUnavailable", &["short read"]), At::Blob, Fault::CutHalfWay),
+    (case("bhalf", "RegistryUnavailable", &["EOF"]), At::Blob, Fault::CutHalfWay),
     (case("btrunc", "RegistryUnavailable", &["short read"]), At::Blob, Fault::Truncate),
     (case("blie", "RegistryContentMismatch", &["unexpected commit digest"]), At::Blob, Fault::Lie),
     (case("bpage", "RegistryUnavailable", &["short read"]), At::Blob, Fault::Page),

@@ -42,7 +42,7 @@ const SOURCES: &[(Case, Kind, Fault)] = &[
     ),
     (case("i503", "RegistryUnavailable", &["503", "after 41s"]), Kind::Artifact, Fault::Status(503, "UNAVAILABLE", Some("41"))),
     (case("icut", "RegistryUnavailable", &["connection"]), Kind::Artifact, Fault::Cut),
-    (case("ilie", "SourceChecksumMismatch", &["another content"]), Kind::Artifact, Fault::Lie),
+    (case("ilie", "RegistryNotV2", &["no JSON"]), Kind::Artifact, Fault::Lie),
     (case("istall", "Timeout", &["deadlines.source"]), Kind::Artifact, Fault::Stall),
 ];
 
