@@ -101,6 +101,8 @@ failSwapOn: false
 # No image can be pulled again, so none is collected; and a full disk of a developer's machine evicts no pod.
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
+# Once there is room again pods come back at once.
+evictionPressureTransitionPeriod: 5s
 evictionHard: { memory.available: 50Mi, nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1% }
 YAML
     write_file "$STATE/config/kube-proxy.yaml" <<YAML
