@@ -1,6 +1,7 @@
 //! The operator: watches builds and their pods, and brings each build further by [`reconcile`].
 
 pub mod apply;
+mod cache;
 mod context;
 pub mod diagnose;
 pub mod durations;

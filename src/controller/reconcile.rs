@@ -2,6 +2,7 @@
 //! [`summarise::summarise`], the writing is [`apply::Writer`]; here they meet.
 
 use std::{
+    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -39,8 +40,8 @@ use crate::{
 
 /// One reconcile may take this long, all its calls together.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often a running build's progress is read.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+/// How often a running build's progress is read: the older the build, the less there is to see in a second.
+const PROGRESS_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(5);
 /// How long to wait before a pod that was refused for now is tried again.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(5);
 /// The watches tell what happens. Should one lose a wake-up, a build is looked at again after this long.
@@ -492,7 +493,9 @@ impl<'a> Reconciling<'a> {
             _ => None,
         };
         self.write(plan, pod, &Standing::Running { progress }).await?;
-        Ok(self.again_in(PROGRESS_INTERVAL))
+        let age = recorded.started.map(|started| Timestamp::now().duration_since(started));
+        let age = age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default();
+        Ok(self.again_in(age.clamp(*PROGRESS_INTERVAL.start(), *PROGRESS_INTERVAL.end())))
     }
 
     fn facts<'b>(&'b self, pod: Option<&Pod>, reference: Option<String>, output_claim: Option<&'b str>) -> Facts<'b> {

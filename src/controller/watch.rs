@@ -16,7 +16,7 @@ use kube::{
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
-    MEMORY_ANNOTATION, NODE_ANNOTATION,
+    cache::{is_settled, slim_build, slim_pod},
     context::Context,
     metrics::Metrics,
     reconcile::{error_policy, reconcile},
@@ -25,8 +25,8 @@ use super::{
 use crate::{
     api::{CANCEL_ANNOTATION, OciBuild, Phase, REBUILD_ANNOTATION},
     plan::{
-        OperatorConfig, layout,
-        pod::{ISOLATION_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL},
+        OperatorConfig,
+        pod::{MANAGED_BY, MANAGED_BY_LABEL},
     },
 };
 
@@ -66,9 +66,9 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, recor
     let (remembered, mut is_first_list) = (context.clone(), true);
     let build_events = watcher(builds, watcher::Config::default())
         .default_backoff()
-        .modify(|build| {
-            build.managed_fields_mut().clear();
-            build.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
+        .modify(|build| match &mut build.0 {
+            Ok(build) => slim_build(build),
+            Err(invalid) => invalid.metadata.managed_fields = None,
         })
         .reflect(build_writer)
         .inspect_ok(move |event| match event {
@@ -84,11 +84,11 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, recor
         });
     let pod_events = watcher(pods, watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")))
         .default_backoff()
-        .modify(slim)
+        .modify(slim_pod)
         .reflect(pod_writer);
 
-    Controller::for_stream(changed(build_events, build_fingerprint), build_store)
-        .owns_stream(changed(pod_events, pod_fingerprint))
+    Controller::for_stream(changed(build_events, build_wakes()), build_store)
+        .owns_stream(changed(pod_events, pod_wakes()))
         .reconcile_on(next_turns)
         .with_config(controller::Config::default().concurrency(concurrency))
         .run(reconcile, error_policy, context)
@@ -112,47 +112,73 @@ where
     }
 }
 
-/// Drops from a pod what no decision reads: thousands of pods stay in the cache.
-fn slim(pod: &mut Pod) {
-    pod.metadata.managed_fields = None;
-    let memory = memory_limit(pod);
-    let node = pod.spec.take().and_then(|spec| spec.node_name);
-    let isolation = pod.annotations_mut().remove(ISOLATION_ANNOTATION);
-    let kept = [(NODE_ANNOTATION, node), (ISOLATION_ANNOTATION, isolation), (MEMORY_ANNOTATION, memory)];
-    pod.metadata.annotations =
-        Some(kept.into_iter().filter_map(|(key, value)| value.map(|value| (key.to_owned(), value))).collect());
-}
-
-/// Of the container in which the steps run.
-fn memory_limit(pod: &Pod) -> Option<String> {
-    let containers = pod.spec.as_ref()?.init_containers.as_ref()?;
-    let daemon = containers.iter().find(|container| container.name == layout::DAEMON_CONTAINER)?;
-    daemon.resources.as_ref()?.limits.as_ref()?.get("memory").map(|limit| limit.0.clone())
+/// Which objects of a watch wake a reconcile.
+struct Wakes<K> {
+    /// What of an object asks for something, as a number.
+    fingerprint: fn(&K) -> u64,
+    /// The fingerprint of one that asks for nothing.
+    nothing: u64,
+    /// Whether one that is there when the operator starts needs a look.
+    at_start: fn(&K) -> bool,
 }
 
 /// The objects of a watch whose fingerprint changed, and those that were deleted.
 fn changed<K>(
     events: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
-    fingerprint: fn(&K) -> u64,
+    wakes: Wakes<K>,
 ) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static
 where
     K: Resource + Send + 'static,
 {
     let mut seen: HashMap<String, u64> = HashMap::new();
+    let mut is_first_list = true;
     events.try_filter_map(move |event| {
         ready(Ok(match event {
+            watcher::Event::InitApply(object) if is_first_list => {
+                seen.insert(object.uid().unwrap_or_default(), (wakes.fingerprint)(&object));
+                (wakes.at_start)(&object).then_some(object)
+            }
             watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
-                let print = fingerprint(&object);
-                let is_new = seen.insert(object.uid().unwrap_or_default(), print) != Some(print);
-                is_new.then_some(object)
+                let print = (wakes.fingerprint)(&object);
+                let before = seen.insert(object.uid().unwrap_or_default(), print).unwrap_or(wakes.nothing);
+                (before != print).then_some(object)
             }
             watcher::Event::Delete(object) => {
                 seen.remove(&object.uid().unwrap_or_default());
                 Some(object)
             }
-            watcher::Event::Init | watcher::Event::InitDone => None,
+            watcher::Event::InitDone => {
+                is_first_list = false;
+                None
+            }
+            watcher::Event::Init => None,
         }))
     })
+}
+
+/// A build that has ended needs a look only when its time to be deleted comes.
+fn build_wakes() -> Wakes<DeserializeGuard<OciBuild>> {
+    Wakes {
+        fingerprint: build_fingerprint,
+        // None has generation zero: one that is new always asks for something.
+        nothing: 0,
+        at_start: |build| match &build.0 {
+            Ok(build) => !is_settled(build) || build.spec.ttl_after_finished.is_some(),
+            Err(_) => true,
+        },
+    }
+}
+
+/// At the start each build that has not ended is looked at anyway, together with its pod. What is left are pods that run though
+/// their build has ended.
+fn pod_wakes() -> Wakes<Pod> {
+    Wakes { fingerprint: pod_fingerprint, nothing: pod_fingerprint(&Pod::default()), at_start: |pod| !has_ended(pod) }
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let mut states = statuses.into_iter().flatten().filter_map(|container| container.state.as_ref());
+    states.any(|state| state.terminated.is_some())
 }
 
 /// What of a build asks for something; its status is written by the controller itself.
@@ -170,7 +196,7 @@ fn pod_fingerprint(pod: &Pod) -> u64 {
         .conditions
         .iter()
         .flatten()
-        .filter(|condition| matches!(condition.type_.as_str(), "PodScheduled" | "DisruptionTarget"))
+        .filter(|condition| condition.type_ == "DisruptionTarget" || condition.status == "False")
         .map(|condition| (condition.type_.clone(), condition.status.clone(), condition.reason.clone(), condition.message.clone()))
         .collect();
     let containers: Vec<_> = status
@@ -187,6 +213,8 @@ fn pod_fingerprint(pod: &Pod) -> u64 {
                 .filter(|reason| reason != "PodInitializing" && reason != "ContainerCreating");
             (is_build && state.running.is_some(), is_build && state.terminated.is_some(), waiting)
         })
+        // That a pod got a node, and that its containers start as they should, asks for nothing.
+        .filter(|(runs, has_ended, waiting)| *runs || *has_ended || waiting.is_some())
         .collect();
     hash(&(pod.metadata.deletion_timestamp.is_some(), status.phase.filter(|phase| phase == "Failed"), conditions, containers))
 }
