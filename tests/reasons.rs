@@ -45,6 +45,7 @@ const PRODUCED: &[(&str, &str, &str)] = &[
     ("Evicted", "e2e/faults/pods.rs", "a_build_that_has_to_make_room_has_a_name"),
     ("Preempted", "e2e/faults/pods.rs", "a_build_that_has_to_make_room_has_a_name"),
     ("NodeLost", "restart/nodes.rs", "a_build_whose_node_goes_away_says_so_and_a_taint_keeps_others_off"),
+    ("RunnerKilled", "e2e/failures.rs", "a_runner_that_is_killed_is_replaced_by_another_attempt"),
     ("PodDeleted", "e2e/failures.rs", "a_pod_that_somebody_deletes_is_replaced_by_another_attempt"),
     ("BuilderImagePull", "e2e/faults/pods.rs", "a_pod_that_does_not_come_up_has_a_name"),
     ("Unschedulable", "e2e/faults/pods.rs", "a_pod_that_does_not_come_up_has_a_name"),

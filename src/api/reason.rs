@@ -80,6 +80,8 @@ pub enum FailureReason {
     NodeLost,
     /// Somebody or something else deleted the pod.
     PodDeleted,
+    /// The build's own container was killed, and not for its memory.
+    RunnerKilled,
     /// An image of the build's pod cannot be pulled.
     BuilderImagePull,
     /// No node takes the pod.
@@ -138,6 +140,7 @@ impl FailureReason {
             Self::Preempted => "Preempted",
             Self::NodeLost => "NodeLost",
             Self::PodDeleted => "PodDeleted",
+            Self::RunnerKilled => "RunnerKilled",
             Self::BuilderImagePull => "BuilderImagePull",
             Self::Unschedulable => "Unschedulable",
             Self::QuotaExceeded => "QuotaExceeded",
@@ -158,6 +161,7 @@ impl FailureReason {
                 | Self::Preempted
                 | Self::NodeLost
                 | Self::PodDeleted
+                | Self::RunnerKilled
                 | Self::DaemonDied
                 | Self::RegistryUnavailable
                 | Self::RegistryRateLimited
@@ -245,6 +249,9 @@ impl FailureReason {
             Self::NodeLost => "The node went away. Raise retries, or keep builds off nodes that are short-lived.",
             Self::PodDeleted => {
                 "Something deleted the build's pod: look at the cluster's audit log, or at jobs that clean up pods."
+            }
+            Self::RunnerKilled => {
+                "Something on the node killed the container: look at the node's log for its out-of-memory killer, or for a restart of its container runtime."
             }
             Self::BuilderImagePull => "Check the images in the operator's configuration and the nodes' access to their registry.",
             Self::Unschedulable => "Read the scheduler's words in the message: requests, node selector, tolerations, volumes.",

@@ -192,6 +192,15 @@ fn without_result(terminated: &ContainerStateTerminated) -> BuildFailure {
             "the build's own container reached its memory limit and was killed".to_owned(),
         );
     }
+    if reason == "ContainerStatusUnknown" {
+        let message = "the node lost track of the build's container (ContainerStatusUnknown), as it does when it was restarted";
+        return BuildFailure::new(FailureReason::NodeLost, message);
+    }
+    // 128 and the number of the signal: SIGKILL, SIGTERM.
+    if matches!(terminated.exit_code, 137 | 143) {
+        let message = format!("the build's container was killed from outside, with exit code {}", terminated.exit_code);
+        return BuildFailure::new(FailureReason::RunnerKilled, message);
+    }
     let words: String = terminated.message.as_deref().unwrap_or_default().trim().chars().take(512).collect();
     let tail = if words.is_empty() { String::new() } else { format!(": {words}") };
     BuildFailure::new(

@@ -130,6 +130,39 @@ fn a_pod_that_somebody_deletes_is_replaced_by_another_attempt() {
 }
 
 #[test]
+fn a_runner_that_is_killed_is_replaced_by_another_attempt() {
+    let namespace = Namespace::new("killed-runner");
+    namespace.apply(&build("tough", "FROM busybox:1.37\\nRUN sleep 5", ""));
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/tough", "--timeout=60s"]).ok();
+    let uid = namespace.get("pod/tough-g1-a1")["metadata"]["uid"].as_str().unwrap().replace('-', "[-_]");
+    let node = namespace.get("pod/tough-g1-a1")["spec"]["nodeName"].clone();
+    // From the node, for nothing in the pod may do it: SIGKILL to the process ocibuild in the pod's cgroup.
+    namespace.apply(&format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{ name: killer }}
+spec:
+  hostPID: true
+  nodeName: {node}
+  restartPolicy: Never
+  containers:
+  - name: killer
+    image: busybox:1.37
+    securityContext: {{ privileged: true }}
+    command:
+    - sh
+    - -c
+    - 'for process in /proc/[0-9]*; do grep -q \"pod{uid}\" $process/cgroup && [ \"$(cat $process/comm)\" = ocibuild ] && kill -9 ${{process#/proc/}} && killed=yes; done; [ -n \"$killed\" ]'
+"
+    ));
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/killer", "--timeout=60s"]).ok();
+    let status = namespace.succeeded("tough");
+    assert_eq!(status["attempt"], 2, "{status}");
+    assert!(status["warnings"][0].as_str().unwrap().starts_with("attempt 1 was lost: RunnerKilled"), "{status}");
+}
+
+#[test]
 fn a_build_that_is_deleted_and_applied_again_at_once_is_built() {
     let namespace = Namespace::new("again");
     let manifest = build("phoenix", "FROM busybox:1.37\\nRUN true", "");

@@ -57,6 +57,9 @@ fn the_end_of_the_builds_container_counts_while_the_pod_still_runs() {
 fn an_end_without_a_result_is_named_by_what_the_container_says() {
     for (exit_code, reason, message, expected) in [
         (137, "OOMKilled", "", FailureReason::OutOfMemory),
+        (137, "Error", "", FailureReason::RunnerKilled),
+        (143, "Error", "", FailureReason::RunnerKilled),
+        (137, "ContainerStatusUnknown", "", FailureReason::NodeLost),
         (1, "Error", "not json", FailureReason::Internal),
         (1, "Error", r#"{"outcome":{"succeeded":{"digest":"lie","pushed":true}}}"#, FailureReason::Internal),
     ] {
