@@ -8,12 +8,11 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 
+use super::summarise::plausible;
 use crate::{api::Progress, plan::layout};
 
 /// An answer is some hundred bytes; a pod may send anything.
 const ANSWER_LIMIT: usize = 16 * 1024;
-/// Longest text of the current step.
-const STEP_LIMIT: usize = 256;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Reads progress by http.
@@ -39,33 +38,20 @@ impl ProgressReader {
             let body = Limited::new(self.client.get(uri).await.ok()?.into_body(), ANSWER_LIMIT).collect().await.ok()?;
             serde_json::from_slice::<Progress>(&body.to_bytes()).ok()
         };
-        tokio::time::timeout(PATIENCE, answer).await.ok().flatten().map(checked)
-    }
-}
-
-/// What a pod says is a tenant's word: numbers that make sense, texts of a bounded length.
-fn checked(progress: Progress) -> Progress {
-    let total = progress.total.max(0);
-    let done = progress.done.clamp(0, total);
-    Progress {
-        total,
-        done,
-        cached: progress.cached.clamp(0, done),
-        current: progress.current.map(|current| current.chars().filter(|c| !c.is_control()).take(STEP_LIMIT).collect()),
-        summary: format!("{done}/{total}"),
+        tokio::time::timeout(PATIENCE, answer).await.ok().flatten().map(plausible)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Progress, checked};
+    use super::{Progress, plausible};
 
     #[test]
     fn progress_that_makes_no_sense_is_made_to() {
         let lie = Progress { total: 3, done: 9, cached: 99, current: Some("x\n\u{7}".repeat(1000)), summary: "99/3".to_owned() };
-        let progress = checked(lie);
+        let progress = plausible(lie);
         assert_eq!((progress.total, progress.done, progress.cached, progress.summary.as_str()), (3, 3, 3, "3/3"));
         assert_eq!(progress.current.unwrap(), "x".repeat(256));
-        assert_eq!(checked(Progress { total: -1, done: -1, cached: -1, ..Progress::default() }).summary, "0/0");
+        assert_eq!(plausible(Progress { total: -1, done: -1, cached: -1, ..Progress::default() }).summary, "0/0");
     }
 }

@@ -121,8 +121,8 @@ pub fn summarise(before: &OciBuildStatus, facts: &Facts<'_>, standing: &Standing
         Standing::Running { progress } => {
             start(&mut status, facts);
             status.phase = Some(Phase::Running);
-            if let Some(progress) = progress {
-                status.progress = Some(plausible(progress));
+            if progress.is_some() {
+                status.progress.clone_from(progress);
             }
             status.conditions = conditions_in_progress(before, facts, "Building", "the build runs");
         }
@@ -225,7 +225,7 @@ fn finish(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_
     status.completion_time = Some(MicroTime(facts.now));
     status.duration = took.map(format_duration);
     status.timings = Some(timings(before, result));
-    if let Some(progress) = &result.progress {
+    if let Some(progress) = result.progress.clone() {
         status.progress = Some(plausible(progress));
     }
     let all_warnings = before.warnings.iter().chain(&result.warnings).map(|warning| shortened(warning, 512));
@@ -236,14 +236,20 @@ fn finish(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_
     }
 }
 
-/// What a pod says of its progress, as the API server takes it: a status that is refused would be a build that never ends.
-fn plausible(progress: &Progress) -> Progress {
+/// Longest text of the current step.
+const STEP_LIMIT: usize = 256;
+
+/// What a pod says of its progress is a tenant's word: numbers that make sense, texts of a bounded length. The API server would
+/// refuse any other, again and again, and the build would never end.
+pub fn plausible(progress: Progress) -> Progress {
+    let total = progress.total.max(0);
+    let done = progress.done.clamp(0, total);
     Progress {
-        total: progress.total.max(0),
-        done: progress.done.max(0),
-        cached: progress.cached.max(0),
-        current: progress.current.as_ref().map(|current| shortened(current, 512)),
-        summary: shortened(&progress.summary, 32),
+        total,
+        done,
+        cached: progress.cached.clamp(0, done),
+        current: progress.current.map(|current| current.chars().filter(|c| !c.is_control()).take(STEP_LIMIT).collect()),
+        summary: format!("{done}/{total}"),
     }
 }
 
