@@ -11,14 +11,11 @@ use kube::{
     Api, Client, ResourceExt,
     api::ListParams,
     core::DeserializeGuard,
-    runtime::{
-        events::Recorder,
-        reflector::{ObjectRef, Store},
-    },
+    runtime::reflector::{ObjectRef, Store},
 };
 use tokio::sync::watch;
 
-use super::{apply::Writer, isolation::Nodes, metrics::Metrics, progress::ProgressReader, turns::Turns};
+use super::{apply::Writer, events::Publisher, isolation::Nodes, metrics::Metrics, progress::ProgressReader, turns::Turns};
 use crate::{
     api::{OciBuild, RENEWED_ANNOTATION},
     plan::{OperatorConfig, pod::BUILD_LABEL},
@@ -34,7 +31,7 @@ pub struct Context {
     pub(super) nodes: Nodes,
     pub(super) turns: Arc<Turns>,
     pub(super) progress: ProgressReader,
-    pub(super) recorder: Recorder,
+    pub(super) publisher: Publisher,
     pub(super) metrics: Arc<Metrics>,
     written: Mutex<HashMap<String, OciBuild>>,
     renewed: Mutex<HashMap<String, (Option<String>, Instant)>>,
@@ -49,7 +46,7 @@ impl Context {
         pods: Store<Pod>,
         pods_ready: watch::Receiver<bool>,
         turns: Arc<Turns>,
-        recorder: Recorder,
+        publisher: Publisher,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -61,7 +58,7 @@ impl Context {
             nodes: Nodes::new(client.clone()),
             turns,
             progress: ProgressReader::default(),
-            recorder,
+            publisher,
             metrics,
             written: Mutex::default(),
             renewed: Mutex::default(),
@@ -71,7 +68,6 @@ impl Context {
 
     /// The object as it was last written from here, where the cache has not caught up.
     pub(super) fn newest(&self, cached: &OciBuild) -> OciBuild {
-        let version = |build: &OciBuild| build.resource_version().and_then(|version| version.parse::<u128>().ok());
         let mut written = locked(&self.written);
         let uid = cached.uid().unwrap_or_default();
         match written.get(&uid) {
@@ -81,6 +77,15 @@ impl Context {
                 cached.clone()
             }
             None => cached.clone(),
+        }
+    }
+
+    /// The cache has this state of an object: what was written before it need not be kept.
+    pub(super) fn caught_up(&self, cached: &OciBuild) {
+        let mut written = locked(&self.written);
+        let uid = cached.uid().unwrap_or_default();
+        if written.get(&uid).is_some_and(|own| version(own) <= version(cached)) {
+            written.remove(&uid);
         }
     }
 
@@ -132,6 +137,11 @@ impl Context {
     pub(super) fn clear_failures(&self, build: &DeserializeGuard<OciBuild>) {
         locked(&self.failures).remove(&ObjectRef::from_obj(build));
     }
+}
+
+/// Resource versions are etcd's revisions: the later is the greater.
+fn version(build: &OciBuild) -> Option<u128> {
+    build.resource_version().and_then(|version| version.parse().ok())
 }
 
 /// A map is whole whatever a thread that held it did.

@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
-    Resource,
-    runtime::events::{Event, EventType, Recorder},
+    Client, Resource,
+    runtime::events::{Event, EventType, Recorder, Reporter},
 };
 
 use crate::api::{OciBuild, OciBuildStatus, Phase};
@@ -72,8 +72,23 @@ pub fn transition(before: &OciBuildStatus, after: &OciBuildStatus) -> Option<Tra
     }
 }
 
+/// Publishes transitions. kube's recorder keeps each event for six minutes, in case that it comes again; ours never do, and looking
+/// through thousands of them at each new one is what costs: so each event has a recorder of its own.
+#[derive(Clone)]
+pub struct Publisher {
+    client: Client,
+    reporter: Reporter,
+}
+
+impl Publisher {
+    /// Publishes in this name.
+    pub fn new(client: Client, reporter: Reporter) -> Self {
+        Self { client, reporter }
+    }
+}
+
 /// Publishes a transition.
-pub async fn publish(recorder: &Recorder, build: &OciBuild, transition: &Transition) {
+pub async fn publish(publisher: &Publisher, build: &OciBuild, transition: &Transition) {
     let reference: ObjectReference = build.object_ref(&());
     let event = Event {
         type_: if transition.is_warning { EventType::Warning } else { EventType::Normal },
@@ -83,6 +98,7 @@ pub async fn publish(recorder: &Recorder, build: &OciBuild, transition: &Transit
         action: format!("BuildGeneration{}Attempt{}", transition.generation, transition.attempt),
         secondary: None,
     };
+    let recorder = Recorder::new(publisher.client.clone(), publisher.reporter.clone());
     if let Err(error) = recorder.publish(&event, &reference).await {
         tracing::warn!(%error, reason = transition.reason, "the event could not be published");
     }

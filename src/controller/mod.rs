@@ -21,15 +21,11 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 
 use anyhow::Context as _;
 use futures::future::select_all;
-use kube::{
-    Api, Client, Config,
-    api::ListParams,
-    runtime::events::{Recorder, Reporter},
-};
+use kube::{Api, Client, Config, api::ListParams, runtime::events::Reporter};
 use kube_lease_manager::LeaseManagerBuilder;
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch::Receiver};
 
-use self::{metrics::Metrics, server::Readiness, turns::Turns};
+use self::{events::Publisher, metrics::Metrics, server::Readiness, turns::Turns};
 use crate::{api::OciBuild, plan::OperatorConfig};
 
 /// Annotation, in the cache only, that keeps a pod's node when its spec is dropped.
@@ -101,13 +97,13 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     metrics.lead();
 
     let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(identity) };
-    let recorder = Recorder::new(client.clone(), reporter);
+    let publisher = Publisher::new(client.clone(), reporter);
     let namespaces: Vec<Option<String>> =
         if config.watch_namespaces.is_empty() { vec![None] } else { config.watch_namespaces.iter().cloned().map(Some).collect() };
     let turns = Arc::new(Turns::new(client.clone(), config.queue, metrics.clone()));
     let controllers = namespaces.into_iter().map(|namespace| {
         let watched = watch::Watched { namespace, turns: turns.clone() };
-        tokio::spawn(watch::run(client.clone(), watched, config.clone(), recorder.clone(), metrics.clone()))
+        tokio::spawn(watch::run(client.clone(), watched, config.clone(), publisher.clone(), metrics.clone()))
     });
     tokio::select! {
         _ = select_all(controllers) => anyhow::bail!("a watch ended by itself"),

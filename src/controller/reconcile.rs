@@ -551,7 +551,7 @@ impl<'a> Reconciling<'a> {
             "{}",
             transition.note
         );
-        let (recorder, build) = (self.context.recorder.clone(), self.build.clone());
-        tokio::spawn(async move { events::publish(&recorder, &build, &transition).await });
+        let (publisher, build) = (self.context.publisher.clone(), self.build.clone());
+        tokio::spawn(async move { events::publish(&publisher, &build, &transition).await });
     }
 }

@@ -11,13 +11,14 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::DeserializeGuard,
-    runtime::{Controller, WatchStreamExt, controller, events::Recorder, reflector, reflector::ObjectRef, watcher},
+    runtime::{Controller, WatchStreamExt, controller, reflector, reflector::ObjectRef, watcher},
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
     cache::{is_settled, slim_build, slim_pod},
     context::Context,
+    events::Publisher,
     metrics::Metrics,
     reconcile::{error_policy, reconcile},
     turns::Turns,
@@ -39,7 +40,7 @@ pub struct Watched {
 }
 
 /// Watches one namespace, or all, and reconciles what is there.
-pub async fn run(client: Client, watched: Watched, config: OperatorConfig, recorder: Recorder, metrics: Arc<Metrics>) {
+pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publisher: Publisher, metrics: Arc<Metrics>) {
     let Watched { namespace, turns } = watched;
     let builds: Api<DeserializeGuard<OciBuild>> = scoped(&client, namespace.as_deref());
     let pods: Api<Pod> = scoped(&client, namespace.as_deref());
@@ -62,7 +63,7 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, recor
         let is_here = here.as_ref().is_none_or(|here| *here == namespace);
         ready(is_here.then(|| ObjectRef::new(&name).within(&namespace)))
     });
-    let context = Arc::new(Context::new(&client, config, pod_store, ready_pods, turns, recorder, metrics));
+    let context = Arc::new(Context::new(&client, config, pod_store, ready_pods, turns, publisher, metrics));
     let (remembered, mut is_first_list) = (context.clone(), true);
     let build_events = watcher(builds, watcher::Config::default())
         .default_backoff()
@@ -80,6 +81,11 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, recor
                 }
             }
             watcher::Event::InitDone => is_first_list = false,
+            watcher::Event::Apply(build) => {
+                if let Ok(build) = &build.0 {
+                    remembered.caught_up(build);
+                }
+            }
             _ => {}
         });
     let pod_events = watcher(pods, watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")))
