@@ -232,7 +232,9 @@ pub fn free_port() -> anyhow::Result<u16> {
 
 fn spawn(folder: &Path, name: &'static str, arguments: &[&str]) -> anyhow::Result<(&'static str, Child)> {
     let log = File::create(folder.join(format!("{name}.log")))?;
-    let child = Command::new(name)
+    // It ends with the bench, also where that is killed.
+    let child = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", name])
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -58,11 +58,21 @@ async fn main() -> anyhow::Result<()> {
         std::thread::available_parallelism()?,
         kernel.trim()
     );
-    let mut measured = Vec::new();
+    println!(
+        "builds of 3 to 9 s on nodes that kwok plays, the operator killed in the middle; writes are without events and the lease"
+    );
+    print_head();
+    let mut last = None;
     for builds in sizes {
-        measured.push(measure(builds).await?);
+        let measured = measure(builds).await?;
+        print(&measured);
+        last = Some(measured);
     }
-    report(&measured);
+    let last = last.context("OCIBUILD_SCALE names no number")?;
+    println!(
+        "scale {}: builds/s {:.1}, writes/build {:.2}, reconciles/build {:.2}, peak MiB {:.1}, resume s {:.2}",
+        last.builds, last.per_second, last.writes, last.reconciles, last.peak, last.resume
+    );
     Ok(())
 }
 
@@ -208,7 +218,7 @@ fn served(metrics: &str) -> f64 {
         + of("resource=\"persistentvolumeclaims\" subresource=\"\" verb=\"POST\"")
 }
 
-fn report(measured: &[Measured]) {
+fn print_head() {
     println!(
         "{:>7} {:>9} {:>13} {:>12} {:>17} {:>7} {:>9} {:>10} {:>15} {:>9} {:>13}",
         "builds",
@@ -223,29 +233,21 @@ fn report(measured: &[Measured]) {
         "resume s",
         "CPU ms/build"
     );
-    for run in measured {
-        println!(
-            "{:>7} {:>9.1} {:>13.2} {:>12.2} {:>17.2} {:>7} {:>9.1} {:>10.1} {:>15.1} {:>9.2} {:>13.2}",
-            run.builds,
-            run.per_second,
-            run.writes,
-            run.writes_served,
-            run.reconciles,
-            run.errors,
-            run.peak,
-            run.idle[0],
-            run.idle[1],
-            run.resume,
-            run.processor
-        );
-    }
+}
+
+fn print(run: &Measured) {
     println!(
-        "writes are without events and the lease; builds of 3 to 9 s on nodes that kwok plays, the operator killed in the middle"
+        "{:>7} {:>9.1} {:>13.2} {:>12.2} {:>17.2} {:>7} {:>9.1} {:>10.1} {:>15.1} {:>9.2} {:>13.2}",
+        run.builds,
+        run.per_second,
+        run.writes,
+        run.writes_served,
+        run.reconciles,
+        run.errors,
+        run.peak,
+        run.idle[0],
+        run.idle[1],
+        run.resume,
+        run.processor
     );
-    if let Some(last) = measured.last() {
-        println!(
-            "scale {}: builds/s {:.1}, writes/build {:.2}, reconciles/build {:.2}, peak MiB {:.1}, resume s {:.2}",
-            last.builds, last.per_second, last.writes, last.reconciles, last.peak, last.resume
-        );
-    }
 }

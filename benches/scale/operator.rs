@@ -42,7 +42,8 @@ impl Operator {
         let port = free_port()?;
         let binary = std::env::var("OCIBUILD_BINARY").context("OCIBUILD_BINARY is not set; dev/bench sets it")?;
         let log = File::options().create(true).append(true).open(plane.path("operator.log"))?;
-        let child = Command::new(&binary)
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", &binary])
             .args(["controller", "--config", &plane.path("operator.yaml"), "--identity", "scale"])
             .args(["--listen", &format!("127.0.0.1:{port}"), "--lease-namespace", "ocibuild-system"])
             .env("KUBECONFIG", plane.path("operator.kubeconfig"))
