@@ -65,10 +65,11 @@ fn a_finished_build_goes_when_its_time_is_over_with_what_was_made_for_it() {
     namespace.kubectl(&["wait", "--for=delete", "pvc/app-output", "--timeout=60s"]).ok();
 }
 
-/// No pod of the namespace is left within the ten seconds that a user is promised.
-fn pods_are_gone_within_ten_seconds(namespace: &Namespace, what: &str) {
-    let gone = namespace.kubectl(&["wait", "--for=delete", "pods", "-l", "ocibuild.dev/build", "--timeout=10s"]);
-    assert!(gone.is_success, "{what}: {}\n{}", gone.stderr, namespace.kubectl(&["get", "pods", "-o", "wide"]).stdout);
+/// No pod of the build is left within the ten seconds that a user is promised.
+fn pods_are_gone_within_ten_seconds(namespace: &Namespace, build: &str) {
+    let of_build = format!("ocibuild.dev/build={build}");
+    let gone = namespace.kubectl(&["wait", "--for=delete", "pods", "-l", &of_build, "--timeout=10s"]);
+    assert!(gone.is_success, "{build}: {}\n{}", gone.stderr, namespace.kubectl(&["get", "pods", "-o", "wide"]).stdout);
 }
 
 #[test]
@@ -96,7 +97,7 @@ fn a_build_that_runs_ends_at_once_when_it_is_cancelled_suspended_changed_or_dele
     for cascade in ["background", "foreground"] {
         running("deleted");
         namespace.kubectl(&["delete", "ocib", "deleted", "--cascade", cascade, "--timeout=20s"]).ok();
-        pods_are_gone_within_ten_seconds(&namespace, cascade);
+        pods_are_gone_within_ten_seconds(&namespace, "deleted");
         namespace.kubectl(&["wait", "--for=delete", "pvc/deleted-output", "--timeout=30s"]).ok();
     }
 
