@@ -94,7 +94,7 @@ impl Bench {
             up.kubectl.push(kubectl);
             up.ours.push(ours);
         }
-        let down = self.down(&image).await?;
+        let down = Box::pin(self.down(&image)).await?;
         let mut peaks = Vec::new();
         for size in SIZES {
             peaks.push(self.peak(size)?);

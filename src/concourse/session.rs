@@ -86,6 +86,10 @@ impl Session<'_> {
                 }
             }
         };
+        if served.as_ref().is_ok_and(|served| served.image.is_some()) {
+            // Its last answer can be lost with the pod that gives it: the files are here all the same.
+            let _ = timeout(DRAIN, transfer.done()).await;
+        }
         log.rest().await;
         Ok(served)
     }
@@ -102,7 +106,6 @@ impl Session<'_> {
         let built = Instant::now();
         self.outputs.fetch(transfer, &image, self.rootfs).await?;
         let spans = Spans { start, download: built.elapsed(), total: Duration::ZERO };
-        transfer.done().await;
         Ok(Served { result, image: Some(image), spans })
     }
 

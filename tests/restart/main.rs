@@ -132,6 +132,8 @@ fn builds_wait_for_their_turn_and_a_killed_operator_knows_whose_it_is() {
     let deployed = Deployed::scaled_to_zero();
     deployed.configure("queue", serde_json::json!({ "maxRunning": 1 }));
     let (many, few) = (Namespace::new("queue-many"), Namespace::new("queue-few"));
+    // Two watches that share one queue; and nothing that another test has left counts.
+    deployed.configure("watchNamespaces", serde_json::json!([many.name, few.name]));
     let class = format!("urgent-{}", std::process::id());
     cluster::kubectl(&["create", "priorityclass", &class, "--value=1000"]).ok();
     let operator = deployed.start("one");

@@ -26,7 +26,7 @@ fn a_later_build_takes_its_steps_from_the_cache_in_the_registry() {
     let reference = format!("cache/{}", scenario.name);
     build("first", &reference, Some("max"));
     let second = build("second", &reference, None);
-    assert_eq!(second["progress"]["cached"], second["progress"]["total"], "{second}");
+    assert_eq!(second["progress"]["cached"], 2, "RUN and COPY: {second}");
     build("other", "cache/that-is-not-there", None);
     let outputs = scenario.outputs();
     let random = |name: &str| outputs.image(name).file("random");

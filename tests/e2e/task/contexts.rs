@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::folder::Task;
+use super::{ends::nothing_is_in_the_cluster, folder::Task};
 use crate::{cluster::Namespace, scenarios::image::Image};
 
 #[test]
@@ -57,7 +57,7 @@ fn a_context_of_no_files_builds_and_one_without_a_dockerfile_is_refused_at_once(
         let log = task.fails(&parameters);
         assert!(log.contains(words), "{words}: {log}");
     }
-    assert_eq!(namespace.kubectl(&["get", "ocib,pods", "-o", "name"]).ok(), "", "what cannot be built is not left behind");
+    nothing_is_in_the_cluster(&namespace);
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn phases(namespace: &Namespace) -> String {
     namespace.kubectl(&["get", "ocib", "-o", "jsonpath={.items[*].status.phase}"]).ok()
 }
 
-fn nothing_is_in_the_cluster(namespace: &Namespace) {
+pub fn nothing_is_in_the_cluster(namespace: &Namespace) {
     namespace.kubectl(&["wait", "--for=delete", "pods", "--all", "--timeout=60s"]).ok();
     assert_eq!(namespace.kubectl(&["get", "ocib,pods,secrets", "-o", "name"]).ok(), "", "nothing stays in the cluster");
 }
@@ -162,7 +162,7 @@ fn a_token_that_is_no_longer_good_ends_the_task_with_words() {
     let task = Task::new(&namespace, &[("Dockerfile", "FROM busybox:1.37\nRUN echo it runs; sleep 3600\n")], &["image"]);
     let account = service_account(&namespace);
     let mut parameters: Vec<_> = account.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    parameters.extend([("KUBECONFIG", ""), ("OCIBUILD_LEASE", "20s")]);
+    parameters.push(("KUBECONFIG", ""));
     let mut running = task.start(&parameters);
     running.until("it runs");
     namespace.kubectl(&["delete", "serviceaccount", "pipeline"]).ok();
@@ -173,7 +173,7 @@ fn a_token_that_is_no_longer_good_ends_the_task_with_words() {
         assert!(ended.log.contains(words), "{words}: {}", ended.log);
     }
     assert_eq!(task.names("image"), NOTHING);
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Failed", "ocib", "--all", "--timeout=60s"]).ok();
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Failed", "ocib", "--all", "--timeout=120s"]).ok();
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn connections_that_are_cut_again_and_again_only_cost_time() {
     let task = task.through(proxy.kubeconfig.clone());
     task.write_noise("noise", 40);
     let log = task.succeeds(&[]);
-    assert!(proxy.cuts() >= 6 && proxy.passed() > 120 << 20, "{} cuts, {} bytes: {log}", proxy.cuts(), proxy.passed());
+    assert!(proxy.cuts() >= 6 && proxy.passed() > 80 << 20, "{} cuts, {} bytes: {log}", proxy.cuts(), proxy.passed());
     let layers = Image::of_tar(&task.path("image/image.tar")).layers();
     assert!(layers[0][0].content == fs::read(task.path("noise")).unwrap(), "it is whole");
     run("skopeo", &["inspect", &format!("docker-archive:{}", task.path("image/image.tar").display())], b"").ok();

@@ -197,8 +197,8 @@ fn secrets_keys_and_hosts_reach_the_steps() {
     let namespace = Namespace::new("task-secrets");
     let dockerfile = "FROM busybox:1.37 AS steps
 COPY tools /
-RUN --mount=type=secret,id=text grep -q text-hunter2 /run/secrets/text
-RUN --mount=type=secret,id=file grep -q file-hunter2 /run/secrets/file
+RUN --mount=type=secret,id=text grep -q text-hunt.r2 /run/secrets/text
+RUN --mount=type=secret,id=file grep -q file-hunt.r2 /run/secrets/file
 RUN --mount=type=ssh,id=deploy ssh-add -l > /keys
 RUN cat /etc/hosts > /hosts
 FROM scratch
@@ -338,7 +338,7 @@ fn mirrors_extra_configuration_and_credentials_reach_the_registries() {
     let log = task.succeeds(&[&push[..], &[("DOCKER_CONFIG", "right")]].concat());
     assert!(log.contains(", pushed") && task.names("image") == DOCKER, "{log}");
     let log = task.fails(&[&push[..], &[("DOCKER_CONFIG", "wrong")]].concat());
-    assert!(log.contains("failed  Unauthorized") && !log.contains("battery-staple"), "{log}");
+    assert!(log.contains("failed  RegistryUnauthorized") && !log.contains("battery-staple"), "{log}");
     assert_eq!(task.names("image"), Vec::<String>::new(), "what an earlier run left is not taken for this one's");
 }
 
