@@ -35,6 +35,7 @@ pub struct Context {
     pub(super) metrics: Arc<Metrics>,
     written: Mutex<HashMap<String, OciBuild>>,
     renewed: Mutex<HashMap<String, (Option<String>, Instant)>>,
+    vanished: Mutex<HashMap<String, String>>,
     failures: Mutex<HashMap<ObjectRef<DeserializeGuard<OciBuild>>, u32>>,
 }
 
@@ -62,6 +63,7 @@ impl Context {
             metrics,
             written: Mutex::default(),
             renewed: Mutex::default(),
+            vanished: Mutex::default(),
             failures: Mutex::default(),
         }
     }
@@ -104,6 +106,7 @@ impl Context {
     pub(super) fn forget(&self, uid: &str) {
         locked(&self.written).remove(uid);
         locked(&self.renewed).remove(uid);
+        locked(&self.vanished).remove(uid);
         self.turns.leave(uid);
     }
 
@@ -111,6 +114,16 @@ impl Context {
     pub(super) fn forget_deleted(&self, build: &DeserializeGuard<OciBuild>) {
         self.forget(&build.uid().unwrap_or_default());
         self.clear_failures(build);
+    }
+
+    /// The watch has seen a pod of a build go. Without a word of it in the status the same attempt would be made once more.
+    pub(super) fn saw_vanish(&self, build_uid: String, pod: &Pod) {
+        locked(&self.vanished).insert(build_uid, pod.name_any());
+    }
+
+    /// Whether the watch has seen this pod of a build go.
+    pub(super) fn has_vanished(&self, build_uid: &str, pod: &str) -> bool {
+        locked(&self.vanished).get(build_uid).is_some_and(|vanished| vanished == pod)
     }
 
     /// How long a build's lease still lasts. It counts from when this operator saw the annotation change: clocks of others

@@ -222,7 +222,7 @@ impl<'a> Reconciling<'a> {
         }
         let priority = self.context.turns.priority(plan.priority_class.as_deref()).await;
         for _ in 0..STEPS_LIMIT {
-            let recorded = Recorded::of(&self.build);
+            let recorded = self.recorded();
             let pod = self.recorded_pod(&recorded);
             let now = Timestamp::now();
             let state = diagnose(pod.as_deref(), &self.uid, now);
@@ -287,6 +287,14 @@ impl<'a> Reconciling<'a> {
     fn ticket(&self, recorded: &Recorded, priority: i32, now: Timestamp) -> Ticket {
         let since = recorded.queued.filter(|_| recorded.is(&self.wanted)).unwrap_or(now);
         Ticket { namespace: self.namespace.clone(), name: self.name.clone(), priority, since }
+    }
+
+    /// What the status says, and what this operator alone knows: that it has seen the attempt's pod go.
+    fn recorded(&self) -> Recorded {
+        let recorded = Recorded::of(&self.build);
+        let pod = recorded.generation.zip(recorded.attempt).map(|(generation, attempt)| pod_name(&self.name, generation, attempt));
+        let has_vanished = pod.is_some_and(|pod| self.context.has_vanished(&self.uid, &pod));
+        Recorded { pod_seen: recorded.pod_seen || has_vanished, ..recorded }
     }
 
     fn recorded_pod(&self, recorded: &Recorded) -> Option<Arc<Pod>> {

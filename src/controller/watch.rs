@@ -65,6 +65,7 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
     });
     let context = Arc::new(Context::new(&client, config, pod_store, ready_pods, turns, publisher, metrics));
     let (remembered, mut is_first_list) = (context.clone(), true);
+    let (seen_to_go, owners) = (context.clone(), build_store.clone());
     let build_events = watcher(builds, watcher::Config::default())
         .default_backoff()
         .modify(|build| match &mut build.0 {
@@ -91,7 +92,15 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
     let pod_events = watcher(pods, watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")))
         .default_backoff()
         .modify(slim_pod)
-        .reflect(pod_writer);
+        .reflect(pod_writer)
+        .inspect_ok(move |event| {
+            let watcher::Event::Delete(pod) = event else { return };
+            let Some(owner) = pod.owner_references().iter().find(|owner| owner.kind == OciBuild::kind(&())) else { return };
+            let build = ObjectRef::new(&owner.name).within(&pod.namespace().unwrap_or_default());
+            if owners.get(&build).is_some_and(|build| build.uid().as_deref() == Some(owner.uid.as_str())) {
+                seen_to_go.saw_vanish(owner.uid.clone(), pod);
+            }
+        });
 
     Controller::for_stream(changed(build_events, build_wakes()), build_store)
         .owns_stream(changed(pod_events, pod_wakes()))
