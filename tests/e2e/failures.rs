@@ -121,7 +121,7 @@ fn progress_shows_while_a_build_runs() {
 fn a_pod_that_somebody_deletes_is_replaced_by_another_attempt() {
     let namespace = Namespace::new("deleted-pod");
     namespace.apply(&build("robust", "FROM busybox:1.37\\nRUN sleep 5", ""));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/robust", "--timeout=60s"]).ok();
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/robust", "--timeout=240s"]).ok();
     namespace.kubectl(&["delete", "pod", "robust-g1-a1", "--wait=false"]).ok();
     let status = namespace.succeeded("robust");
     assert_eq!(status["attempt"], 2, "{status}");
@@ -133,7 +133,7 @@ fn a_pod_that_somebody_deletes_is_replaced_by_another_attempt() {
 fn a_runner_that_is_killed_is_replaced_by_another_attempt() {
     let namespace = Namespace::new("killed-runner");
     namespace.apply(&build("tough", "FROM busybox:1.37\\nRUN sleep 5", ""));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/tough", "--timeout=60s"]).ok();
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/tough", "--timeout=240s"]).ok();
     let uid = namespace.get("pod/tough-g1-a1")["metadata"]["uid"].as_str().unwrap().replace('-', "[-_]");
     let node = namespace.get("pod/tough-g1-a1")["spec"]["nodeName"].clone();
     // From the node, for nothing in the pod may do it: SIGKILL to the process ocibuild in the pod's cgroup.

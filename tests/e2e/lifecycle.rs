@@ -31,7 +31,7 @@ fn a_suspended_build_makes_no_pod_and_is_built_when_it_is_released() {
 fn suspending_stops_a_build_that_runs() {
     let namespace = Namespace::new("suspend-running");
     namespace.apply(&build("sleep 3600", ""));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/app", "--timeout=120s"]).ok();
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/app", "--timeout=240s"]).ok();
     namespace.kubectl(&["patch", "ocib", "app", "--type=merge", "-p", "{\"spec\":{\"suspend\":true}}"]).ok();
     namespace.kubectl(&["wait", "--for=delete", "pod/app-g1-a1", "--timeout=60s"]).ok();
     namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Suspended", "ocib/app", "--timeout=60s"]).ok();
@@ -78,7 +78,7 @@ fn a_build_that_runs_ends_at_once_when_it_is_cancelled_suspended_changed_or_dele
     let sleeps = |name: &str| build("sleep 3600", "").replace("{ name: app }", &format!("{{ name: {name} }}"));
     let running = |name: &str| {
         namespace.apply(&sleeps(name));
-        namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", &format!("ocib/{name}"), "--timeout=60s"]).ok();
+        namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", &format!("ocib/{name}"), "--timeout=240s"]).ok();
     };
 
     running("cancelled");
@@ -114,7 +114,7 @@ fn a_quota_queues_builds_instead_of_failing_them() {
     namespace.apply("{apiVersion: v1, kind: ResourceQuota, metadata: {name: pods}, spec: {hard: {pods: 1}}}");
     let named = |name: &str| build("sleep 3", "").replace("{ name: app }", &format!("{{ name: {name} }}"));
     namespace.apply(&named("first"));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/first", "--timeout=60s"]).ok();
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/first", "--timeout=240s"]).ok();
     namespace.apply(&named("second"));
     namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Queued", "ocib/second", "--timeout=30s"]).ok();
     let queued = namespace.get("ocib/second")["status"].clone();

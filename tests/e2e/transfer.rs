@@ -93,7 +93,7 @@ fn a_client_sends_the_source_in_pieces_and_fetches_the_files() {
     let sum = run("sha256sum", &[text(&archive)], b"").ok().split(' ').next().unwrap().to_owned();
 
     namespace.apply(BUILD);
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/sent", "--timeout=120s"]).ok();
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/sent", "--timeout=240s"]).ok();
     let tunnel = Tunnel::to_upload(&namespace, "sent-g1-a1");
     let put = |part: &str, offset: usize| {
         let file = format!("@{}", text(&folder.path().join(part)));

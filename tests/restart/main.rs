@@ -62,7 +62,7 @@ fn an_operator_that_is_killed_at_any_moment_builds_each_generation_once() {
 
     // While the build runs; it ends while nobody watches.
     namespace.apply(&build("running", 3));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/running", "--timeout=60s"]).ok();
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/running", "--timeout=240s"]).ok();
     operator.kill();
     let ended = "--for=jsonpath={.status.containerStatuses[0].state.terminated.exitCode}=0";
     namespace.kubectl(&["wait", ended, "pod/running-g1-a1", "--timeout=60s"]).ok();
@@ -121,7 +121,7 @@ fn another_replica_takes_over_from_a_leader_that_was_killed() {
     leader.wait_until_it_leads();
     let standby = deployed.start_with_lease("standby", &namespace.name);
     namespace.apply(&build("handed-over", 2));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/handed-over", "--timeout=60s"]).ok();
+    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/handed-over", "--timeout=240s"]).ok();
     leader.kill();
     built_once(&namespace, "handed-over");
     assert!(standby.leads());
@@ -139,7 +139,7 @@ fn builds_wait_for_their_turn_and_a_killed_operator_knows_whose_it_is() {
     let operator = deployed.start("one");
     let wait = |namespace: &Namespace, name: &str, phase: &str| {
         let phase = format!("--for=jsonpath={{.status.phase}}={phase}");
-        namespace.kubectl(&["wait", &phase, &format!("ocib/{name}"), "--timeout=60s"]).ok();
+        namespace.kubectl(&["wait", &phase, &format!("ocib/{name}"), "--timeout=240s"]).ok();
     };
     many.apply(&build("first", 8));
     wait(&many, "first", "Running");
