@@ -1,5 +1,6 @@
 //! Whose turn it is. Pure: builds that want to run in, turns out. Namespaces share the operator evenly: the next build is of the
-//! namespace that runs the fewest; within a namespace the higher priority goes first, then who has waited longest.
+//! namespace that runs the fewest, and of these the one whose last turn is the longest ago; within a namespace the higher
+//! priority goes first, then who has waited longest.
 
 use std::{
     cmp::Reverse,
@@ -47,6 +48,9 @@ pub struct Queue {
     /// UID to namespace.
     running: HashMap<String, String>,
     running_in: HashMap<String, usize>,
+    /// Number of the last turn of each namespace that runs or waits.
+    last_turn: HashMap<String, u64>,
+    turns: u64,
     waiting: HashMap<String, Ticket>,
     lines: HashMap<String, BTreeSet<Place>>,
     held: HashMap<String, Timestamp>,
@@ -95,6 +99,8 @@ impl Queue {
         self.remove_waiting(uid);
         if self.running.insert(uid.to_owned(), namespace.to_owned()).is_none() {
             *self.running_in.entry(namespace.to_owned()).or_default() += 1;
+            self.turns += 1;
+            self.last_turn.insert(namespace.to_owned(), self.turns);
         }
     }
 
@@ -102,6 +108,9 @@ impl Queue {
     pub fn leave(&mut self, uid: &str) -> bool {
         self.remove_waiting(uid);
         let Some(namespace) = self.running.remove(uid) else { return false };
+        if self.running_in.get(&namespace) == Some(&1) && !self.lines.contains_key(&namespace) {
+            self.last_turn.remove(&namespace);
+        }
         if let Some(count) = self.running_in.get_mut(&namespace) {
             *count -= 1;
             if *count == 0 {
@@ -146,6 +155,9 @@ impl Queue {
             line.remove(&Place::of(uid, &ticket));
             if line.is_empty() {
                 self.lines.remove(&ticket.namespace);
+                if !self.running_in.contains_key(&ticket.namespace) {
+                    self.last_turn.remove(&ticket.namespace);
+                }
             }
         }
     }
@@ -188,12 +200,14 @@ impl Queue {
     /// The order in which those who wait get their turns if nothing else changes: with the limits of the namespaces, or without.
     fn order(&self, is_limited: bool, now: Timestamp) -> impl Iterator<Item = String> {
         let mut heads = BinaryHeap::new();
+        let mut turns = self.turns;
         for (namespace, line) in &self.lines {
             let mut places = line.iter();
             let left = if is_limited { self.free_in(namespace, now) } else { usize::MAX };
             let running = self.running_in.get(namespace).copied().unwrap_or_default();
             if let Some(place) = places.next().filter(|_| left > 0) {
-                heads.push(Reverse(Head { running, place, left, rest: places }));
+                let last_turn = self.last_turn.get(namespace).copied().unwrap_or_default();
+                heads.push(Reverse(Head { running, last_turn, place, left, rest: places }));
             }
         }
         std::iter::from_fn(move || {
@@ -201,7 +215,8 @@ impl Queue {
             let picked = head.place.uid.clone();
             head.left -= 1;
             if let Some(place) = head.rest.next().filter(|_| head.left > 0) {
-                heads.push(Reverse(Head { running: head.running + 1, place, ..head }));
+                turns += 1;
+                heads.push(Reverse(Head { running: head.running + 1, last_turn: turns, place, ..head }));
             }
             Some(picked)
         })
@@ -211,14 +226,15 @@ impl Queue {
 /// The first in the line of a namespace, as it is compared with those of the others.
 struct Head<'a> {
     running: usize,
+    last_turn: u64,
     place: &'a Place,
     left: usize,
     rest: std::collections::btree_set::Iter<'a, Place>,
 }
 
 impl Head<'_> {
-    fn rank(&self) -> (usize, &Place) {
-        (self.running, self.place)
+    fn rank(&self) -> (usize, u64, &Place) {
+        (self.running, self.last_turn, self.place)
     }
 }
 

@@ -292,7 +292,8 @@ impl<'a> Reconciling<'a> {
     /// What the status says, and what this operator alone knows: that it has seen the attempt's pod go.
     fn recorded(&self) -> Recorded {
         let recorded = Recorded::of(&self.build);
-        let pod = recorded.generation.zip(recorded.attempt).map(|(generation, attempt)| pod_name(&self.name, generation, attempt));
+        let pod =
+            recorded.generation.zip(recorded.attempt).map(|(generation, attempt)| pod_name(&self.name, generation, attempt));
         let has_vanished = pod.is_some_and(|pod| self.context.has_vanished(&self.uid, &pod));
         Recorded { pod_seen: recorded.pod_seen || has_vanished, ..recorded }
     }

@@ -78,6 +78,25 @@ fn the_order_is_fair_between_namespaces_then_by_priority_then_by_age() {
 }
 
 #[test]
+fn a_namespace_with_a_long_line_does_not_keep_a_single_turn_for_itself() {
+    let mut queue = Queue::new(limits(Some(1), None));
+    queue.resume("a0", "a");
+    for (since, uid) in (1..).zip(["a1", "a2", "a3", "b1", "b2"]) {
+        assert!(matches!(queue.turn(uid, &ticket(uid, 0, since), at(since)), Turn::Waiting { .. }));
+    }
+    let mut order = Vec::new();
+    let mut last = "a0".to_owned();
+    while queue.leave(&last) {
+        let Some((namespace, name)) = queue.next(at(50)).pop() else { break };
+        queue.resume(&name, &namespace);
+        last.clone_from(&name);
+        order.push(name);
+    }
+    assert_eq!(order, ["b1", "a1", "b2", "a2", "a3"]);
+    assert!(queue.last_turn.is_empty(), "nothing is remembered of namespaces that neither run nor wait");
+}
+
+#[test]
 fn a_namespace_at_its_limit_waits_while_others_go_on() {
     let mut queue = Queue::new(limits(Some(3), Some(1)));
     let turn = |queue: &mut Queue, uid: &str| queue.turn(uid, &ticket(uid, 0, 0), at(0));
@@ -184,6 +203,8 @@ proptest! {
             }
             prop_assert!(queue.running() <= most + resumed);
             prop_assert_eq!(queue.running_in.values().sum::<usize>(), queue.running());
+            let is_known = |namespace: &String| queue.running_in.contains_key(namespace) || queue.lines.contains_key(namespace);
+            prop_assert!(queue.last_turn.keys().all(is_known));
             prop_assert_eq!(queue.lines.values().map(std::collections::BTreeSet::len).sum::<usize>(), queue.waiting());
         }
         // From here on those who run end, one after the other, and those whose turn it is take it.
