@@ -8,7 +8,7 @@ use k8s_openapi::{
 
 use crate::{
     api::FailureReason,
-    plan::{layout, pod::BUILD_LABEL},
+    plan::layout,
     runner::result::{BuildFailure, BuildResult, Outcome},
 };
 
@@ -297,8 +297,8 @@ fn waiting(pod: &Pod, build: Option<&ContainerStatus>, daemon: Option<&Container
 
 /// Whether the scheduler speaks of the claim that the operator makes for a build.
 fn names_own_claim(pod: &Pod, message: &str) -> bool {
-    let build = pod.metadata.labels.as_ref().and_then(|labels| labels.get(BUILD_LABEL));
-    build.is_some_and(|build| message.contains(&format!("\"{build}-output\"")))
+    let mut builds = pod.metadata.owner_references.iter().flatten().map(|owner| &owner.name);
+    builds.any(|build| message.contains(&format!("\"{build}-output\"")))
 }
 
 fn stuck_container(container: &ContainerStatus) -> Option<(FailureReason, String, bool)> {

@@ -51,7 +51,7 @@ pub struct Queue {
     /// Number of the last turn of each namespace that runs or waits.
     last_turn: HashMap<String, u64>,
     turns: u64,
-    waiting: HashMap<String, Ticket>,
+    waiting: HashMap<String, (Ticket, Place)>,
     lines: HashMap<String, BTreeSet<Place>>,
     held: HashMap<String, Timestamp>,
     positions: Option<(Timestamp, HashMap<String, usize>)>,
@@ -65,12 +65,6 @@ struct Place {
     uid: String,
 }
 
-impl Place {
-    fn of(uid: &str, ticket: &Ticket) -> Self {
-        Self { priority: Reverse(ticket.priority), since: ticket.since, uid: uid.to_owned() }
-    }
-}
-
 impl Queue {
     /// Nothing runs and nothing waits.
     pub fn new(limits: QueueLimits) -> Self {
@@ -82,10 +76,8 @@ impl Queue {
         if self.running.contains_key(uid) {
             return Turn::Granted;
         }
-        if self.waiting.get(uid) != Some(ticket) {
-            self.remove_waiting(uid);
-            self.lines.entry(ticket.namespace.clone()).or_default().insert(Place::of(uid, ticket));
-            self.waiting.insert(uid.to_owned(), ticket.clone());
+        if self.waiting.get(uid).is_none_or(|(known, _)| known != ticket) {
+            self.wait(uid, ticket, ticket.since);
         }
         if self.is_next(uid, ticket, now) {
             self.resume(uid, &ticket.namespace);
@@ -120,12 +112,19 @@ impl Queue {
         true
     }
 
-    /// The namespace takes no pod at the moment: the build gives its turn back, and nobody of its namespace gets one until then.
-    pub fn hold(&mut self, uid: &str, ticket: &Ticket, until: Timestamp) {
+    /// The namespace has no room for the pod of the build: it gives its turn back and goes behind the others of its namespace, of
+    /// which a smaller one may fit. Nobody of the namespace gets a turn until then.
+    pub fn hold(&mut self, uid: &str, ticket: &Ticket, now: Timestamp, until: Timestamp) {
         self.leave(uid);
         self.held.insert(ticket.namespace.clone(), until);
-        self.lines.entry(ticket.namespace.clone()).or_default().insert(Place::of(uid, ticket));
-        self.waiting.insert(uid.to_owned(), ticket.clone());
+        self.wait(uid, ticket, now);
+    }
+
+    fn wait(&mut self, uid: &str, ticket: &Ticket, since: Timestamp) {
+        self.remove_waiting(uid);
+        let place = Place { priority: Reverse(ticket.priority), since, uid: uid.to_owned() };
+        self.lines.entry(ticket.namespace.clone()).or_default().insert(place.clone());
+        self.waiting.insert(uid.to_owned(), (ticket.clone(), place));
     }
 
     /// The builds whose turn it is by now, each with namespace and name, and who do not know it yet.
@@ -135,7 +134,7 @@ impl Queue {
         picked
             .iter()
             .filter_map(|uid| self.waiting.get(uid))
-            .map(|ticket| (ticket.namespace.clone(), ticket.name.clone()))
+            .map(|(ticket, _)| (ticket.namespace.clone(), ticket.name.clone()))
             .collect()
     }
 
@@ -150,9 +149,9 @@ impl Queue {
     }
 
     fn remove_waiting(&mut self, uid: &str) {
-        let Some(ticket) = self.waiting.remove(uid) else { return };
+        let Some((ticket, place)) = self.waiting.remove(uid) else { return };
         if let Some(line) = self.lines.get_mut(&ticket.namespace) {
-            line.remove(&Place::of(uid, &ticket));
+            line.remove(&place);
             if line.is_empty() {
                 self.lines.remove(&ticket.namespace);
                 if !self.running_in.contains_key(&ticket.namespace) {

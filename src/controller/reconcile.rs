@@ -24,7 +24,6 @@ use super::{
     lifecycle::{Decision, Limits, NAME_TAKEN, Recorded, Wanted, decide},
     queue::{Ticket, Turn},
     summarise::{Facts, Standing, summarise},
-    turns::HELD,
 };
 use crate::{
     api::{BuildPod, FailureReason, Isolation, OciBuild, OciBuildStatus, Phase},
@@ -436,7 +435,7 @@ impl<'a> Reconciling<'a> {
             let first_attempt = recorded.first_attempt.unwrap_or(attempt);
             let (reason, message) = (failure.reason.as_str(), failure.message.as_str());
             self.write(plan, None, &Standing::Queued { attempt, first_attempt, position: None, reason, message }).await?;
-            return Ok(Some(self.again_in(HELD)));
+            return Ok(Some(self.again_in(LOST_WAKE_UP)));
         }
         if refusal.may_pass && self.has_time(plan) {
             self.write(plan, None, &Standing::Waiting { message: &failure.message, reason: Some(failure.reason) }).await?;

@@ -22,7 +22,7 @@ use super::{
 use crate::plan::operator_config::QueueLimits;
 
 /// How long a namespace that refused a pod is left alone.
-pub const HELD: Duration = Duration::from_secs(5);
+const HELD: Duration = Duration::from_secs(2);
 /// How often those who wait learn their position: rarely where many do, for each is a write.
 const MOST_OFTEN: Duration = Duration::from_secs(15);
 const WRITES_PER_SECOND: u32 = 20;
@@ -72,14 +72,20 @@ impl Turns {
         self.tell(next);
     }
 
-    /// The build's namespace takes no pod now: others have the turn.
-    pub fn hold(&self, uid: &str, ticket: &Ticket) {
+    /// The build's namespace has no room for it now: others have the turn, those of its own namespace after a while.
+    pub fn hold(self: &Arc<Self>, uid: &str, ticket: &Ticket) {
         let next = self.with(|queue| {
             let now = Timestamp::now();
-            queue.hold(uid, ticket, now + SignedDuration::try_from(HELD).unwrap_or_default());
+            queue.hold(uid, ticket, now, now + SignedDuration::try_from(HELD).unwrap_or_default());
             queue.next(now)
         });
         self.tell(next);
+        let turns = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(HELD).await;
+            let next = turns.with(|queue| queue.next(Timestamp::now()));
+            turns.tell(next);
+        });
     }
 
     /// After how long a build that waits looks at its position again.

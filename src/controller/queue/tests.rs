@@ -67,7 +67,7 @@ fn the_order_is_fair_between_namespaces_then_by_priority_then_by_age() {
         let positions: Vec<_> = expected
             .iter()
             .map(|uid| {
-                let waiting = queue.waiting[*uid].clone();
+                let waiting = queue.waiting[*uid].0.clone();
                 queue.turn(uid, &waiting, at(50))
             })
             .collect();
@@ -135,14 +135,14 @@ fn a_namespace_that_takes_no_pod_gives_its_turn_to_others_for_a_while() {
     let mut queue = Queue::new(limits(Some(1), None));
     let (first, second, other) = (ticket("a1", 0, 0), ticket("a2", 0, 1), ticket("b1", 0, 2));
     assert_eq!(queue.turn("a1", &first, at(2)), Turn::Granted);
-    queue.hold("a1", &first, at(7));
-    assert_eq!(queue.turn("a2", &second, at(3)), Turn::Waiting { position: 2 });
+    queue.hold("a1", &first, at(2), at(7));
+    assert_eq!(queue.turn("a2", &second, at(3)), Turn::Waiting { position: 1 }, "it is smaller, perhaps");
     assert_eq!(queue.turn("b1", &other, at(3)), Turn::Granted);
     queue.leave("b1");
     assert_eq!(queue.next(at(6)), []);
-    assert_eq!(queue.next(at(7)), [("a".to_owned(), "a1".to_owned())], "who was first is first again");
-    assert_eq!(queue.turn("a2", &second, at(7)), Turn::Waiting { position: 2 });
-    assert_eq!(queue.turn("a1", &first, at(7)), Turn::Granted);
+    assert_eq!(queue.turn("a1", &first, at(7)), Turn::Waiting { position: 2 }, "it is behind, also when it asks first");
+    assert_eq!(queue.next(at(7)), [("a".to_owned(), "a2".to_owned())]);
+    assert_eq!(queue.turn("a2", &second, at(7)), Turn::Granted);
 }
 
 #[test]
@@ -150,11 +150,11 @@ fn positions_of_a_long_queue_are_right_after_a_second() {
     let names: Vec<String> = (0..300).map(|number| format!("a{number:03}")).collect();
     let mut queue = full(&names.iter().map(|name| (name.as_str(), 0)).collect::<Vec<_>>());
     for (number, name) in names.iter().enumerate() {
-        let place = queue.waiting[name].clone();
+        let place = queue.waiting[name].0.clone();
         assert_eq!(queue.turn(name, &place, at(400)), Turn::Waiting { position: number + 1 });
     }
     queue.leave("a000");
-    let last = queue.waiting["a299"].clone();
+    let last = queue.waiting["a299"].0.clone();
     assert_eq!(queue.turn("a299", &last, at(402)), Turn::Waiting { position: 299 });
 }
 
@@ -195,7 +195,9 @@ proptest! {
                 Step::Leave(number) => {
                     queue.leave(&uid(number));
                 }
-                Step::Hold(number) => queue.hold(&uid(number), &of(number), at(second) + SignedDuration::from_secs(3)),
+                Step::Hold(number) => {
+                    queue.hold(&uid(number), &of(number), at(second), at(second) + SignedDuration::from_secs(3));
+                }
                 Step::Resume(number) => {
                     resumed += usize::from(!queue.running.contains_key(&uid(number)));
                     queue.resume(&uid(number), &of(number).namespace);
@@ -215,7 +217,7 @@ proptest! {
                 queue.leave(uid);
             }
             for (_, name) in queue.next(at(now)) {
-                let ticket = queue.waiting[&name].clone();
+                let ticket = queue.waiting[&name].0.clone();
                 prop_assert_eq!(queue.turn(&name, &ticket, at(now)), Turn::Granted);
             }
             now += 1;
