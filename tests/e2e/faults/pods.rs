@@ -94,7 +94,7 @@ fn a_daemon_that_does_not_start_has_a_name() {
     let namespace = Namespace::new("no-daemon");
     let hangs = "FROM busybox:1.37\nRUN printf '#!/bin/sh\\\\nexec sleep 3600\\\\n' >/bin/rootlesskit && chmod 755 /bin/rootlesskit\nCMD true\n";
     let image = format!("hangs-{}", namespace.name);
-    apply(&namespace, "hangs", hangs, &json!({ "imageName": image }));
+    apply(&namespace, "hangs", hangs, &json!({ "imageName": image, "output": { "claimTemplate": {} } }));
     namespace.run_image(&namespace.fetch_tar(&namespace.succeeded("hangs")), &format!("{image}:latest"));
     let deadlines = json!({ "daemon": "5s", "start": "20s" });
     let with_image = |image: &str| json!({ "isolation": "rootless", "buildkitImage": image, "deadlines": deadlines });

@@ -66,6 +66,7 @@ fn a_mirror_that_fails_has_a_name_and_is_passed_over_where_the_registry_answers(
             "registryMirrors": registries,
             "registries": { &registry.host: { "http": true } },
             "deadlines": { "build": "20s" },
+            "output": { "claimTemplate": {} },
         });
         apply(&namespace, name, &format!("FROM {from}\nCOPY Dockerfile /\n"), &more);
     };
