@@ -103,7 +103,10 @@ pub fn diagnose(pod: Option<&Pod>, owner: &str, now: Timestamp) -> PodState {
     let disruption = disruption(pod);
 
     if let Some(terminated) = build.and_then(terminated) {
-        let taken_away = disruption.or_else(|| pod.metadata.deletion_timestamp.is_some().then(|| deleted(pod)));
+        // For its own limits the kubelet evicts a pod without the condition.
+        let is_evicted = status.reason.as_deref() == Some("Evicted");
+        let evicted = is_evicted.then(|| failed_pod(pod, disruption.clone())).or(disruption);
+        let taken_away = evicted.or_else(|| pod.metadata.deletion_timestamp.is_some().then(|| deleted(pod)));
         return ended(terminated, daemon, memory_limit(pod), taken_away);
     }
     if status.phase.as_deref() == Some("Failed") {

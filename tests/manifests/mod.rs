@@ -75,7 +75,7 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
     (
         "spec: {cache: {registry: {reference: r.example.com/x, export: all}}}",
         Type,
-        "spec.cache.registry.export: Unsupported value: \"all\": supported values: \"max\", \"min\"",
+        "spec.cache.registry.export: Unsupported value: \"all\": supported values: \"min\", \"max\"",
     ),
     // The image's name.
     (

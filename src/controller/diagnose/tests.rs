@@ -286,3 +286,15 @@ fn a_pod_with_a_scheduling_gate_is_held_back_by_somebody_else() {
     let state = diagnosed(&json!({ "phase": "Pending", "conditions": [condition] }));
     assert_eq!(state, PodState::Gated { message: words.to_owned() });
 }
+
+#[test]
+fn a_pod_that_the_kubelet_evicts_for_its_own_limits_says_so_in_its_reason_alone() {
+    let message = "Pod ephemeral local storage usage exceeds the total limit of containers 64Mi. ";
+    let containers = terminated(1, "Error", &failed_result("Cancelled"));
+    for phase in ["Running", "Failed"] {
+        let status = json!({ "phase": phase, "reason": "Evicted", "message": message, "containerStatuses": containers });
+        let state = diagnosed(&status);
+        let is_named = matches!(&state, PodState::Lost(failure) if failure.reason == FailureReason::StorageFull);
+        assert!(is_named, "{phase}: {state:?}");
+    }
+}
