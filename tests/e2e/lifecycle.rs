@@ -94,9 +94,9 @@ fn a_build_that_runs_ends_at_once_when_it_is_cancelled_suspended_changed_or_dele
     namespace.kubectl(&["patch", "ocib", "suspended", "--type=merge", "-p", r#"{"spec":{"suspend":true}}"#]).ok();
     pods_are_gone_within_ten_seconds(&namespace, "suspended");
 
-    for cascade in ["background", "foreground"] {
+    for cascade in ["--cascade=background", "--cascade=foreground"] {
         running("deleted");
-        namespace.kubectl(&["delete", "ocib", "deleted", "--cascade", cascade, "--timeout=20s"]).ok();
+        namespace.kubectl(&["delete", "ocib", "deleted", cascade, "--timeout=20s"]).ok();
         pods_are_gone_within_ten_seconds(&namespace, "deleted");
         namespace.kubectl(&["wait", "--for=delete", "pvc/deleted-output", "--timeout=30s"]).ok();
     }
