@@ -184,7 +184,7 @@ fn connections_that_are_cut_again_and_again_only_cost_time() {
     let task = task.through(proxy.kubeconfig.clone());
     task.write_noise("noise", 40);
     let log = task.succeeds(&[]);
-    assert!(proxy.cuts() >= 6 && proxy.passed() > 80 << 20, "{} cuts, {} bytes: {log}", proxy.cuts(), proxy.passed());
+    assert!(proxy.cuts() >= 4 && proxy.passed() > 80 << 20, "{} cuts, {} bytes: {log}", proxy.cuts(), proxy.passed());
     let layers = Image::of_tar(&task.path("image/image.tar")).layers();
     assert!(layers[0][0].content == fs::read(task.path("noise")).unwrap(), "it is whole");
     run("skopeo", &["inspect", &format!("docker-archive:{}", task.path("image/image.tar").display())], b"").ok();
