@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::{
     Client, Config,
@@ -30,12 +30,13 @@ pub async fn connect(variables: &BTreeMap<String, String>) -> anyhow::Result<(Cl
     Ok((Client::try_from(config).context("the Kubernetes client could not be set up")?, namespace))
 }
 
-/// A text with line breaks is the kubeconfig itself.
+/// A text with line breaks, or one that begins as JSON, is the kubeconfig itself.
 fn from_kubeconfig(text: &str) -> anyhow::Result<Kubeconfig> {
-    if text.contains('\n') {
-        return Kubeconfig::from_yaml(text).context("KUBECONFIG is not the text of a kubeconfig");
+    // Whatever it is, it may hold a token: no message repeats it, nor what a parser quotes of it.
+    if text.contains('\n') || text.trim_start().starts_with('{') {
+        return Kubeconfig::from_yaml(text).map_err(|_| anyhow!("KUBECONFIG is not the text of a kubeconfig"));
     }
-    Kubeconfig::read_from(text).with_context(|| format!("KUBECONFIG: {text} is neither a kubeconfig nor the path of one"))
+    Kubeconfig::read_from(text).map_err(|_| anyhow!("KUBECONFIG: its value is neither a kubeconfig nor the path of one"))
 }
 
 fn from_parts(server: &str, token: Option<&str>, authority: Option<&str>) -> anyhow::Result<Kubeconfig> {
@@ -44,7 +45,7 @@ fn from_parts(server: &str, token: Option<&str>, authority: Option<&str>) -> any
         Some(text) if text.contains("-----BEGIN") => Some(text.to_owned()),
         Some(path) => Some(
             fs::read_to_string(Path::new(path))
-                .with_context(|| format!("KUBE_CA: {path} is neither PEM nor the path of a file"))?,
+                .map_err(|_| anyhow!("KUBE_CA: its value is neither PEM nor the path of a file"))?,
         ),
         None => None,
     };
@@ -59,4 +60,19 @@ fn from_parts(server: &str, token: Option<&str>, authority: Option<&str>) -> any
         "current-context": "task",
     });
     serde_json::from_value(kubeconfig).context("KUBE_SERVER, KUBE_TOKEN and KUBE_CA make no kubeconfig")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{from_kubeconfig, from_parts};
+
+    #[test]
+    fn no_message_repeats_what_may_be_a_token() {
+        for text in ["hunter2", r#"{"users": [{"user": {"token": "hunter2"}}], "clusters": 7}"#, "users:\n- token: [hunter2\n"] {
+            let error = format!("{:#}", from_kubeconfig(text).unwrap_err());
+            assert!(error.starts_with("KUBECONFIG") && !error.contains("hunter2"), "{error}");
+        }
+        let error = format!("{:#}", from_parts("https://server", Some("token"), Some("hunter2")).unwrap_err());
+        assert!(error.starts_with("KUBE_CA") && !error.contains("hunter2"), "{error}");
+    }
 }

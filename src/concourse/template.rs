@@ -88,8 +88,9 @@ fn camel_case(name: &str) -> String {
     let mut words = name.split('_').map(str::to_ascii_lowercase);
     let first = words.next().unwrap_or_default();
     words.fold(first, |field, word| {
-        let (head, tail) = word.split_at(word.len().min(1));
-        field + &head.to_ascii_uppercase() + tail
+        let mut letters = word.chars();
+        let head: String = letters.next().into_iter().collect();
+        field + &head.to_ascii_uppercase() + letters.as_str()
     })
 }
 
@@ -111,6 +112,11 @@ mod tests {
             spec.as_object_mut().unwrap().remove(field);
         }
         Ok(spec)
+    }
+
+    #[test]
+    fn a_variable_of_any_letters_is_a_field_or_is_refused() {
+        assert!(read(&[("OCIBUILD_POD_é_ß", "1")]).is_err());
     }
 
     #[test]

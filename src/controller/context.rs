@@ -1,7 +1,7 @@
 //! What every reconcile needs: the writer, the caches, and what was written last.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -26,6 +26,7 @@ pub struct Context {
     client: Client,
     pub(super) config: OperatorConfig,
     pub(super) writer: Writer,
+    builds: Store<DeserializeGuard<OciBuild>>,
     pub(super) pods: Store<Pod>,
     pub(super) pods_ready: watch::Receiver<bool>,
     pub(super) nodes: Nodes,
@@ -39,13 +40,22 @@ pub struct Context {
     failures: Mutex<HashMap<ObjectRef<DeserializeGuard<OciBuild>>, u32>>,
 }
 
+/// What the watches know.
+pub struct Caches {
+    /// The builds.
+    pub builds: Store<DeserializeGuard<OciBuild>>,
+    /// Their pods.
+    pub pods: Store<Pod>,
+    /// Whether the pods were listed.
+    pub pods_ready: watch::Receiver<bool>,
+}
+
 impl Context {
-    /// A context over a client and the cache of the builds' pods.
+    /// A context over a client and the caches.
     pub fn new(
         client: &Client,
         config: OperatorConfig,
-        pods: Store<Pod>,
-        pods_ready: watch::Receiver<bool>,
+        caches: Caches,
         turns: Arc<Turns>,
         publisher: Publisher,
         metrics: Arc<Metrics>,
@@ -54,8 +64,9 @@ impl Context {
             client: client.clone(),
             config,
             writer: Writer::new(client.clone(), metrics.clone()),
-            pods,
-            pods_ready,
+            builds: caches.builds,
+            pods: caches.pods,
+            pods_ready: caches.pods_ready,
             nodes: Nodes::new(client.clone()),
             turns,
             progress: ProgressReader::default(),
@@ -124,6 +135,24 @@ impl Context {
     /// Whether the watch has seen this pod of a build go.
     pub(super) fn has_vanished(&self, build_uid: &str, pod: &str) -> bool {
         locked(&self.vanished).get(build_uid).is_some_and(|vanished| vanished == pod)
+    }
+
+    /// Forgets an object that was deleted while a reconcile was at work with it: what that has left would stay for ever, its turn too.
+    pub(super) fn forget_if_gone(&self, object: &DeserializeGuard<OciBuild>) {
+        let now = self.builds.get(&ObjectRef::from_obj(object));
+        if now.is_none_or(|now| now.uid() != object.uid()) {
+            self.forget_deleted(object);
+        }
+    }
+
+    /// Forgets the objects of these namespaces that were deleted while their watch was broken: nothing tells of them.
+    pub(super) fn forget_absent(&self, namespace: Option<&str>) {
+        let there: HashSet<String> = self.builds.state().iter().filter_map(|build| build.uid()).collect();
+        for (uid, of) in self.turns.known() {
+            if namespace.is_none_or(|namespace| namespace == of) && !there.contains(&uid) {
+                self.forget(&uid);
+            }
+        }
     }
 
     /// How long a build's lease still lasts. It counts from when this operator saw the annotation change: clocks of others

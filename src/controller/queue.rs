@@ -138,6 +138,12 @@ impl Queue {
             .collect()
     }
 
+    /// UID and namespace of each build that runs or waits.
+    pub fn known(&self) -> Vec<(String, String)> {
+        let running = self.running.iter().map(|(uid, namespace)| (uid.clone(), namespace.clone()));
+        running.chain(self.waiting.iter().map(|(uid, (ticket, _))| (uid.clone(), ticket.namespace.clone()))).collect()
+    }
+
     /// How many builds run.
     pub fn running(&self) -> usize {
         self.running.len()

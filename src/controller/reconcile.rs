@@ -133,6 +133,7 @@ async fn bring_further(object: &DeserializeGuard<OciBuild>, context: &Context) -
     let mut reconciling = Reconciling::new(context.newest(cached), context);
     let result = tokio::time::timeout(PATIENCE, Box::pin(reconciling.run())).await;
     Span::current().record("decision", reconciling.decisions.join(" "));
+    context.forget_if_gone(object);
     let action = result.map_err(|_| ReconcileError::Slow)??;
     context.clear_failures(object);
     Ok(action)
@@ -313,6 +314,7 @@ impl<'a> Reconciling<'a> {
             self.context.forget(&self.uid);
             return Ok(Action::await_change());
         };
+        self.context.turns.leave(&self.uid);
         // Its client holds it back until its Secret is there. One that died before that is not waited for.
         let left = self.context.lease_left(&self.build, lease);
         if left.is_zero() {
@@ -343,7 +345,7 @@ impl<'a> Reconciling<'a> {
 
     /// The build has ended. A pod that still waits or runs is in nobody's service any more.
     async fn settle(&self, pod: Option<&Pod>, state: &PodState) -> Result<Action, ReconcileError> {
-        if let (Some(pod), PodState::Waiting(_) | PodState::Running(_)) = (pod, state) {
+        if let (Some(pod), PodState::Gated { .. } | PodState::Waiting(_) | PodState::Running(_)) = (pod, state) {
             self.context.writer.delete_pod(pod).await?;
         }
         self.context.forget(&self.uid);

@@ -63,6 +63,11 @@ impl Turns {
         self.with(|queue| queue.resume(uid, namespace));
     }
 
+    /// UID and namespace of each build that runs or waits.
+    pub fn known(&self) -> Vec<(String, String)> {
+        self.with(|queue| queue.known())
+    }
+
     /// The build needs no turn any more.
     pub fn leave(&self, uid: &str) {
         let next = self.with(|queue| {

@@ -17,7 +17,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
     cache::{is_settled, slim_build, slim_pod},
-    context::Context,
+    context::{Caches, Context},
     events::Publisher,
     metrics::Metrics,
     reconcile::{error_policy, reconcile},
@@ -63,7 +63,9 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
         let is_here = here.as_ref().is_none_or(|here| *here == namespace);
         ready(is_here.then(|| ObjectRef::new(&name).within(&namespace)))
     });
-    let context = Arc::new(Context::new(&client, config, pod_store, ready_pods, turns, publisher, metrics));
+    let caches = Caches { builds: build_store.clone(), pods: pod_store, pods_ready: ready_pods };
+    let context = Arc::new(Context::new(&client, config, caches, turns, publisher, metrics));
+    let of_watch = namespace.clone();
     let (remembered, mut is_first_list) = (context.clone(), true);
     let (seen_to_go, owners) = (context.clone(), build_store.clone());
     let build_events = watcher(builds, watcher::Config::default())
@@ -81,7 +83,8 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
                     remembered.turns.resume(&build.uid().unwrap_or_default(), &build.namespace().unwrap_or_default());
                 }
             }
-            watcher::Event::InitDone => is_first_list = false,
+            watcher::Event::InitDone if is_first_list => is_first_list = false,
+            watcher::Event::InitDone => remembered.forget_absent(of_watch.as_deref()),
             watcher::Event::Apply(build) => {
                 if let Ok(build) = &build.0 {
                     remembered.caught_up(build);
