@@ -163,21 +163,19 @@ impl Transfer {
         Ok(serde_json::from_slice::<Received>(&answer).unwrap_or_default().received)
     }
 
-    /// Sends a source, while it is packed. It does not end for one that cannot be packed.
+    /// Sends a source, while it is packed, or as much of it as the runner wants. It does not end for one that cannot be packed.
     pub async fn upload(&mut self, source: &Packing) -> Result<(), TransferError> {
         let mut patience = Patience::new();
-        let mut is_sent = false;
         loop {
-            match self.try_upload(source, &mut patience, &mut is_sent).await {
-                // The answer to the last request was lost: the runner has everything, and goes on.
-                Err(TransferError::Tunnel(TunnelError::Refused { status: StatusCode::GONE, .. })) if is_sent => return Ok(()),
+            match self.try_upload(source, &mut patience).await {
+                Err(TransferError::Tunnel(TunnelError::Refused { status, .. })) if wants_no_more(status) => return Ok(()),
                 Err(TransferError::Tunnel(error)) if patience.bears(&error) => tokio::time::sleep(PAUSE).await,
                 ended => return ended,
             }
         }
     }
 
-    async fn try_upload(&mut self, source: &Packing, patience: &mut Patience, is_sent: &mut bool) -> Result<(), TransferError> {
+    async fn try_upload(&mut self, source: &Packing, patience: &mut Patience) -> Result<(), TransferError> {
         let received = self.received().await?;
         patience.reached(received);
         let sent = Arc::new(AtomicU64::new(received));
@@ -191,7 +189,6 @@ impl Transfer {
         patience.reached(sent.load(Ordering::Relaxed));
         asked?;
         let Ok(archive) = source.archive().await else { return std::future::pending().await };
-        *is_sent = true;
         let finish = Finish { size: archive.size, sha256: archive.sha256 };
         let finish = serde_json::to_vec(&finish).map_err(|error| TunnelError::Broken(error.to_string()))?;
         self.ask_briefly(request("POST", "/upload/finish", body_of(finish))?).await?;
@@ -412,6 +409,11 @@ fn moving_chunks(body: Incoming) -> impl futures::Stream<Item = Result<Bytes, Tu
 /// After a wrong sum the archive is sent again from its begin; where the runner has more than was thought it is asked again.
 fn is_again(error: &TunnelError) -> bool {
     matches!(error, TunnelError::Refused { status: StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY, .. })
+}
+
+/// The runner has everything, and the answer that said so was lost; or the build ends before its source is there, and says why.
+fn wants_no_more(status: StatusCode) -> bool {
+    matches!(status, StatusCode::GONE | StatusCode::INSUFFICIENT_STORAGE)
 }
 
 /// Bytes of a file and where they belong.

@@ -139,11 +139,12 @@ async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
 /// For builds that have a client.
 async fn transfer(instructions: &Instructions, work: &Path) -> anyhow::Result<Option<Transfer>> {
     let download = instructions.output.as_ref().filter(|output| output.download_seconds.is_some());
-    if download.is_none() && instructions.source != (SourceInstructions::Upload {}) {
+    let source = (instructions.source == SourceInstructions::Upload {}).then(|| work.join(layout::SOURCE));
+    if download.is_none() && source.is_none() {
         return Ok(None);
     }
     let output = download.map_or_else(|| work.join("output"), |output| output.root.clone());
-    let transfer = Transfer::serve(&work.join(layout::SOURCE), &output).await;
+    let transfer = Transfer::serve(source.as_deref(), &output).await;
     Ok(Some(transfer.with_context(|| format!("cannot listen on port {} of the pod", layout::TRANSFER_PORT))?))
 }
 

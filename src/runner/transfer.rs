@@ -47,7 +47,7 @@ use super::{
     output::remove,
     result::{BuildFailure, BuildResult},
     source::{make_root, not_unpacked},
-    stop::Stop,
+    stop::{Stop, stopped},
     unpack::unpack_any,
 };
 use crate::{api::FailureReason, plan::layout};
@@ -82,7 +82,7 @@ struct Offset {
 }
 
 /// Where a transfer stands.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 enum Stage {
     /// The source is awaited.
     Uploading { received: u64 },
@@ -90,8 +90,7 @@ enum Stage {
     Uploaded,
     /// What arrived cannot be kept.
     Refused(BuildFailure),
-    /// The build runs, or needs no client.
-    #[default]
+    /// The build runs, or needs no source from a client.
     Building,
     /// The build has ended; its files can be fetched.
     Ended(Arc<BuildResult>),
@@ -173,12 +172,15 @@ impl Read for Queue {
 }
 
 impl Transfer {
-    /// Listens on the pod's loopback address. The source is unpacked at `source`, the files are read from `output`.
-    pub async fn serve(source: &Path, output: &Path) -> io::Result<Self> {
+    /// Listens on the pod's loopback address. The source, where one is awaited, is unpacked at `source`: it may come while the
+    /// daemon still starts. The files are read from `output`.
+    pub async fn serve(source: Option<&Path>, output: &Path) -> io::Result<Self> {
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, layout::TRANSFER_PORT)).await?;
+        let stage = source.map_or(Stage::Building, |_| Stage::Uploading { received: 0 });
+        let root = source.unwrap_or(Path::new("")).to_owned();
         let transfer = Self {
-            stage: watch::Sender::new(Stage::Building),
-            arriving: Arc::new(Mutex::new(Arriving { root: source.to_owned(), hash: Sha256::new(), unpacking: None })),
+            stage: watch::Sender::new(stage),
+            arriving: Arc::new(Mutex::new(Arriving { root, hash: Sha256::new(), unpacking: None })),
             turn: watch::Sender::new(0),
             given: Arc::default(),
             output: output.to_owned(),
@@ -198,18 +200,17 @@ impl Transfer {
 
     /// Waits until a client has sent the source, and all of it is in its place.
     pub async fn upload(&self, stop: &mut Stop) -> Result<(), BuildFailure> {
-        self.stage.send_replace(Stage::Uploading { received: 0 });
         let mut stage = self.stage.subscribe();
         loop {
-            let changed = tokio::select! {
-                changed = tokio::time::timeout(UPLOAD_PATIENCE, stage.changed()) => changed,
-                () = stop.asked() => return Err(BuildFailure::new(FailureReason::Cancelled, "the build was told to stop")),
-            };
             let received = match &*stage.borrow_and_update() {
                 Stage::Uploaded => return Ok(()),
                 Stage::Refused(failure) => return Err(failure.clone()),
                 Stage::Uploading { received } => *received,
                 _ => 0,
+            };
+            let changed = tokio::select! {
+                changed = tokio::time::timeout(UPLOAD_PATIENCE, stage.changed()) => changed,
+                () = stop.asked() => return Err(stopped()),
             };
             if changed.is_err() {
                 let minutes = UPLOAD_PATIENCE.as_secs() / 60;
@@ -468,10 +469,11 @@ mod tests {
         body::{Body, Bytes},
         extract::{Query, State},
     };
+    use serde_json::json;
     use sha2::{Digest, Sha256};
     use tokio::sync::{Mutex, watch};
 
-    use super::{Arriving, Finish, Json, Offset, Stage, StatusCode, Transfer, finish, receive};
+    use super::{Arriving, Finish, Json, Offset, Stage, StatusCode, Stop, Transfer, finish, receive};
     use crate::api::FailureReason;
 
     fn transfer(root: &Path) -> Transfer {
@@ -520,6 +522,20 @@ mod tests {
         assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "hello");
         assert!(!root.join("other").exists(), "nothing is left of what had a wrong sum");
         assert_eq!(put(&transfer, 0, &bytes).await, StatusCode::GONE);
+    }
+
+    #[tokio::test]
+    async fn a_source_that_came_while_the_daemon_started_is_not_awaited_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let transfer = transfer(&folder.path().join("source"));
+        let bytes = archive("file");
+        assert_eq!(put(&transfer, 0, &bytes).await, StatusCode::OK);
+        assert_eq!(end(&transfer, &bytes, &bytes).await, StatusCode::NO_CONTENT);
+        let instructions = json!({
+            "build": "team/app", "source": { "upload": {} }, "context": ".", "references": [], "push": false, "timeoutSeconds": 3600,
+        });
+        let mut stop = Stop::new(&serde_json::from_value(instructions).unwrap()).unwrap();
+        transfer.upload(&mut stop).await.unwrap();
     }
 
     #[tokio::test]
