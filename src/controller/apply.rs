@@ -14,6 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tracing::{Instrument, field::Empty};
 
+use super::watched_pod::WatchedPod;
 use crate::{
     api::{FailureReason, OciBuild, OciBuildStatus},
     runner::result::BuildFailure,
@@ -157,8 +158,8 @@ impl Writer {
     }
 
     /// Deletes a pod, if it is still that very pod.
-    pub async fn delete_pod(&self, pod: &Pod) -> Result<(), kube::Error> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+    pub async fn delete_pod(&self, pod: &WatchedPod) -> Result<(), kube::Error> {
+        let api: Api<WatchedPod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let that_pod = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         let parameters = DeleteParams { preconditions: Some(that_pod), ..DeleteParams::background() };
         let name = pod.name_any();

@@ -6,16 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
     api::ListParams,
-    core::DeserializeGuard,
     runtime::reflector::{ObjectRef, Store},
 };
 use tokio::sync::watch;
 
-use super::{apply::Writer, events::Publisher, isolation::Nodes, metrics::Metrics, progress::ProgressReader, turns::Turns};
+use super::{
+    apply::Writer, events::Publisher, isolation::Nodes, metrics::Metrics, progress::ProgressReader, turns::Turns,
+    watched_build::WatchedBuild, watched_pod::WatchedPod,
+};
 use crate::{
     api::{OciBuild, RENEWED_ANNOTATION},
     plan::{OperatorConfig, pod::BUILD_LABEL},
@@ -26,8 +27,8 @@ pub struct Context {
     client: Client,
     pub(super) config: OperatorConfig,
     pub(super) writer: Writer,
-    builds: Store<DeserializeGuard<OciBuild>>,
-    pub(super) pods: Store<Pod>,
+    builds: Store<WatchedBuild>,
+    pub(super) pods: Store<WatchedPod>,
     pub(super) pods_ready: watch::Receiver<bool>,
     pub(super) nodes: Nodes,
     pub(super) turns: Arc<Turns>,
@@ -37,15 +38,15 @@ pub struct Context {
     written: Mutex<HashMap<String, OciBuild>>,
     renewed: Mutex<HashMap<String, (Option<String>, Instant)>>,
     vanished: Mutex<HashMap<String, String>>,
-    failures: Mutex<HashMap<ObjectRef<DeserializeGuard<OciBuild>>, u32>>,
+    failures: Mutex<HashMap<ObjectRef<WatchedBuild>, u32>>,
 }
 
 /// What the watches know.
 pub struct Caches {
     /// The builds.
-    pub builds: Store<DeserializeGuard<OciBuild>>,
+    pub builds: Store<WatchedBuild>,
     /// Their pods.
-    pub pods: Store<Pod>,
+    pub pods: Store<WatchedPod>,
     /// Whether the pods were listed.
     pub pods_ready: watch::Receiver<bool>,
 }
@@ -80,21 +81,21 @@ impl Context {
     }
 
     /// The object as it was last written from here, where the cache has not caught up.
-    pub(super) fn newest(&self, cached: &OciBuild) -> OciBuild {
+    pub(super) fn newest(&self, cached: OciBuild) -> OciBuild {
         let mut written = locked(&self.written);
         let uid = cached.uid().unwrap_or_default();
         match written.get(&uid) {
-            Some(own) if version(own) > version(cached) => own.clone(),
+            Some(own) if version(own) > version(&cached) => own.clone(),
             Some(_) => {
                 written.remove(&uid);
-                cached.clone()
+                cached
             }
-            None => cached.clone(),
+            None => cached,
         }
     }
 
     /// The cache has this state of an object: what was written before it need not be kept.
-    pub(super) fn caught_up(&self, cached: &OciBuild) {
+    pub(super) fn caught_up(&self, cached: &WatchedBuild) {
         let mut written = locked(&self.written);
         let uid = cached.uid().unwrap_or_default();
         if written.get(&uid).is_some_and(|own| version(own) <= version(cached)) {
@@ -103,8 +104,8 @@ impl Context {
     }
 
     /// The pods of a build as they are now.
-    pub(super) async fn list_pods(&self, namespace: &str, build: &str) -> Result<Vec<Pod>, kube::Error> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+    pub(super) async fn list_pods(&self, namespace: &str, build: &str) -> Result<Vec<WatchedPod>, kube::Error> {
+        let api: Api<WatchedPod> = Api::namespaced(self.client.clone(), namespace);
         Ok(api.list(&ListParams::default().labels(&format!("{BUILD_LABEL}={build}"))).await?.items)
     }
 
@@ -122,13 +123,13 @@ impl Context {
     }
 
     /// Forgets an object that was deleted, also where no reconcile sees it any more.
-    pub(super) fn forget_deleted(&self, build: &DeserializeGuard<OciBuild>) {
+    pub(super) fn forget_deleted(&self, build: &WatchedBuild) {
         self.forget(&build.uid().unwrap_or_default());
         self.clear_failures(build);
     }
 
     /// The watch has seen a pod of a build go. Without a word of it in the status the same attempt would be made once more.
-    pub(super) fn saw_vanish(&self, build_uid: String, pod: &Pod) {
+    pub(super) fn saw_vanish(&self, build_uid: String, pod: &WatchedPod) {
         locked(&self.vanished).insert(build_uid, pod.name_any());
     }
 
@@ -138,7 +139,7 @@ impl Context {
     }
 
     /// Forgets an object that was deleted while a reconcile was at work with it: what that has left would stay for ever, its turn too.
-    pub(super) fn forget_if_gone(&self, object: &DeserializeGuard<OciBuild>) {
+    pub(super) fn forget_if_gone(&self, object: &WatchedBuild) {
         let now = self.builds.get(&ObjectRef::from_obj(object));
         if now.is_none_or(|now| now.uid() != object.uid()) {
             self.forget_deleted(object);
@@ -168,7 +169,7 @@ impl Context {
     }
 
     /// Counts a reconcile that failed; how many did in a row.
-    pub(super) fn count_failure(&self, build: &DeserializeGuard<OciBuild>) -> u32 {
+    pub(super) fn count_failure(&self, build: &WatchedBuild) -> u32 {
         let mut failures = locked(&self.failures);
         let count = failures.entry(ObjectRef::from_obj(build)).or_default();
         *count = count.saturating_add(1);
@@ -176,13 +177,13 @@ impl Context {
     }
 
     /// A reconcile did not fail.
-    pub(super) fn clear_failures(&self, build: &DeserializeGuard<OciBuild>) {
+    pub(super) fn clear_failures(&self, build: &WatchedBuild) {
         locked(&self.failures).remove(&ObjectRef::from_obj(build));
     }
 }
 
 /// Resource versions are etcd's revisions: the later is the greater.
-fn version(build: &OciBuild) -> Option<u128> {
+fn version(build: &impl ResourceExt) -> Option<u128> {
     build.resource_version().and_then(|version| version.parse().ok())
 }
 

@@ -1,11 +1,12 @@
-//! What a pod says about its build. Pure: a Pod in, a [`PodState`] out. The build's end is the end of its container: the pod's
+//! What a pod says about its build. Pure: a pod in, a [`PodState`] out. The build's end is the end of its container: the pod's
 //! phase follows two seconds later, when the daemon has stopped too.
 
 use k8s_openapi::{
-    api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodCondition},
+    api::core::v1::PodCondition,
     jiff::{SignedDuration, Timestamp},
 };
 
+use super::watched_pod::{Container, ContainerState, Terminated, WatchedPod};
 use crate::{
     api::FailureReason,
     plan::layout,
@@ -91,25 +92,23 @@ pub struct Running {
 }
 
 /// Reads a pod. `owner` is the UID of the build that should own it.
-pub fn diagnose(pod: Option<&Pod>, owner: &str, now: Timestamp) -> PodState {
+pub fn diagnose(pod: Option<&WatchedPod>, owner: &str, now: Timestamp) -> PodState {
     let Some(pod) = pod else { return PodState::Absent };
     let owned = pod.metadata.owner_references.iter().flatten().any(|reference| reference.uid == owner);
     if !owned {
         return PodState::Foreign;
     }
-    let status = pod.status.clone().unwrap_or_default();
-    let build = container(status.container_statuses.as_deref(), layout::BUILD_CONTAINER);
-    let daemon = container(status.init_container_statuses.as_deref(), layout::DAEMON_CONTAINER);
+    let (build, daemon) = (pod.build.as_ref(), pod.daemon.as_ref());
     let disruption = disruption(pod);
 
-    if let Some(terminated) = build.and_then(terminated) {
+    if let Some(terminated) = build.and_then(|build| build.state.terminated.as_ref()) {
         // For its own limits the kubelet evicts a pod without the condition.
-        let is_evicted = status.reason.as_deref() == Some("Evicted");
+        let is_evicted = pod.reason.as_deref() == Some("Evicted");
         let evicted = is_evicted.then(|| failed_pod(pod, disruption.clone())).or(disruption);
         let taken_away = evicted.or_else(|| pod.metadata.deletion_timestamp.is_some().then(|| deleted(pod)));
-        return ended(terminated, daemon, memory_limit(pod), taken_away);
+        return ended(terminated, daemon, pod.memory_limit.as_deref(), taken_away);
     }
-    if status.phase.as_deref() == Some("Failed") {
+    if pod.phase.as_deref() == Some("Failed") {
         return PodState::Lost(failed_pod(pod, disruption));
     }
     if let Some(deletion) = &pod.metadata.deletion_timestamp {
@@ -117,19 +116,19 @@ pub fn diagnose(pod: Option<&Pod>, owner: &str, now: Timestamp) -> PodState {
         let overdue = now.duration_since(deletion.0) > TERMINATION_SLACK;
         return if overdue { PodState::Lost(failure) } else { PodState::Terminating(failure) };
     }
-    if build.and_then(|build| build.state.as_ref()).is_some_and(|state| state.running.is_some()) {
-        return PodState::Running(Running { address: status.pod_ip.clone() });
+    if build.is_some_and(|build| build.state.running.is_some()) {
+        return PodState::Running(Running { address: pod.address.clone() });
     }
-    if let Some(gate) = condition(pod, "PodScheduled").filter(|scheduled| scheduled.reason.as_deref() == Some("SchedulingGated"))
-    {
+    let is_gated = |scheduled: &&PodCondition| scheduled.reason.as_deref() == Some("SchedulingGated");
+    if let Some(gate) = pod.condition("PodScheduled").filter(is_gated) {
         return PodState::Gated { message: gate.message.clone().unwrap_or_default() };
     }
     PodState::Waiting(waiting(pod, build, daemon))
 }
 
 fn ended(
-    terminated: &ContainerStateTerminated,
-    daemon: Option<&ContainerStatus>,
+    terminated: &Terminated,
+    daemon: Option<&Container>,
     memory_limit: Option<&str>,
     disruption: Option<BuildFailure>,
 ) -> PodState {
@@ -169,8 +168,8 @@ fn ended(
 }
 
 /// What a daemon said before it ended, as the kubelet took it from its log.
-fn last_words(daemon: &ContainerStatus) -> Option<String> {
-    let last = daemon.last_state.as_ref()?.terminated.as_ref().filter(|terminated| terminated.exit_code != 0)?;
+fn last_words(daemon: &Container) -> Option<String> {
+    let last = daemon.last_state.terminated.as_ref().filter(|terminated| terminated.exit_code != 0)?;
     // A Go program follows its words by its stack.
     let is_stack = |line: &str| ["\t", "main.", "runtime.", "github.com/"].iter().any(|begin| line.starts_with(begin));
     let said: Vec<_> = last.message.as_deref()?.lines().filter(|line| !line.is_empty() && !is_stack(line)).collect();
@@ -187,7 +186,7 @@ fn explain(failure: &mut BuildFailure, words: &str) {
     }
 }
 
-fn without_result(terminated: &ContainerStateTerminated) -> BuildFailure {
+fn without_result(terminated: &Terminated) -> BuildFailure {
     let reason = terminated.reason.as_deref().unwrap_or_default();
     if reason == "OOMKilled" {
         return BuildFailure::new(
@@ -212,10 +211,9 @@ fn without_result(terminated: &ContainerStateTerminated) -> BuildFailure {
     )
 }
 
-fn failed_pod(pod: &Pod, disruption: Option<BuildFailure>) -> BuildFailure {
-    let status = pod.status.clone().unwrap_or_default();
-    let message = status.message.unwrap_or_default();
-    match status.reason.as_deref() {
+fn failed_pod(pod: &WatchedPod, disruption: Option<BuildFailure>) -> BuildFailure {
+    let message = pod.message.clone().unwrap_or_default();
+    match pod.reason.as_deref() {
         Some("Evicted") => evicted(message),
         Some("DeadlineExceeded") => {
             BuildFailure::new(FailureReason::Timeout, format!("the pod was active longer than its deadline: {message}"))
@@ -237,19 +235,13 @@ fn evicted(message: String) -> BuildFailure {
     BuildFailure::new(if is_own_fault { FailureReason::StorageFull } else { FailureReason::Evicted }, message)
 }
 
-/// Of the container in which the steps run, as the cache of pods keeps it.
-fn memory_limit(pod: &Pod) -> Option<&str> {
-    pod.metadata.annotations.as_ref()?.get(super::MEMORY_ANNOTATION).map(String::as_str)
-}
-
-fn deleted(pod: &Pod) -> BuildFailure {
+fn deleted(pod: &WatchedPod) -> BuildFailure {
     BuildFailure::new(FailureReason::PodDeleted, format!("pod {} was deleted by somebody other than the operator", name(pod)))
 }
 
 /// The condition that Kubernetes sets on a pod which it takes away (KEP-3329).
-fn disruption(pod: &Pod) -> Option<BuildFailure> {
-    let conditions = pod.status.as_ref()?.conditions.as_deref()?;
-    let condition = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True")?;
+fn disruption(pod: &WatchedPod) -> Option<BuildFailure> {
+    let condition = pod.condition("DisruptionTarget").filter(|condition| condition.status == "True")?;
     let message = condition.message.clone().unwrap_or_default();
     let reason = match condition.reason.as_deref() {
         Some("PreemptionByScheduler") => FailureReason::Preempted,
@@ -259,8 +251,8 @@ fn disruption(pod: &Pod) -> Option<BuildFailure> {
     Some(BuildFailure::new(reason, message))
 }
 
-fn waiting(pod: &Pod, build: Option<&ContainerStatus>, daemon: Option<&ContainerStatus>) -> Waiting {
-    let scheduled = condition(pod, "PodScheduled");
+fn waiting(pod: &WatchedPod, build: Option<&Container>, daemon: Option<&Container>) -> Waiting {
+    let scheduled = pod.condition("PodScheduled");
     if let Some(scheduled) = scheduled
         && scheduled.status == "False"
     {
@@ -299,13 +291,13 @@ fn waiting(pod: &Pod, build: Option<&ContainerStatus>, daemon: Option<&Container
 }
 
 /// Whether the scheduler speaks of the claim that the operator makes for a build.
-fn names_own_claim(pod: &Pod, message: &str) -> bool {
+fn names_own_claim(pod: &WatchedPod, message: &str) -> bool {
     let mut builds = pod.metadata.owner_references.iter().flatten().map(|owner| &owner.name);
     builds.any(|build| message.contains(&format!("\"{build}-output\"")))
 }
 
-fn stuck_container(container: &ContainerStatus) -> Option<(FailureReason, String, bool)> {
-    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+fn stuck_container(container: &Container) -> Option<(FailureReason, String, bool)> {
+    let waiting = container.state.waiting.as_ref()?;
     let words = waiting.message.clone().unwrap_or_default();
     let message = |what: &str| format!("container {}: {what}: {words}", container.name);
     match waiting.reason.as_deref()? {
@@ -322,26 +314,12 @@ fn stuck_container(container: &ContainerStatus) -> Option<(FailureReason, String
     }
 }
 
-fn was_out_of_memory(container: &ContainerStatus) -> bool {
-    let killed = |state: &Option<ContainerState>| {
-        state.as_ref().and_then(|state| state.terminated.as_ref()).is_some_and(|end| end.reason.as_deref() == Some("OOMKilled"))
-    };
+fn was_out_of_memory(container: &Container) -> bool {
+    let killed = |state: &ContainerState| state.terminated.as_ref().is_some_and(|end| end.reason.as_deref() == Some("OOMKilled"));
     killed(&container.state) || killed(&container.last_state)
 }
 
-fn container<'a>(statuses: Option<&'a [ContainerStatus]>, name: &str) -> Option<&'a ContainerStatus> {
-    statuses?.iter().find(|status| status.name == name)
-}
-
-fn terminated(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
-    container.state.as_ref()?.terminated.as_ref()
-}
-
-fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
-    pod.status.as_ref()?.conditions.as_deref()?.iter().find(|condition| condition.type_ == type_)
-}
-
-fn name(pod: &Pod) -> &str {
+fn name(pod: &WatchedPod) -> &str {
     pod.metadata.name.as_deref().unwrap_or_default()
 }
 

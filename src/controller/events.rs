@@ -1,16 +1,23 @@
 //! The events of a build: one for each transition of its status. Pure but for the publishing.
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, Resource,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api::{OciBuild, OciBuildStatus, Phase};
 use crate::text::shortened;
 
 /// Bytes of a note (events.k8s.io/v1: 1 kB).
 const NOTE_LIMIT: usize = 1020;
+/// Events that are on their way at once: each has a connection of its own.
+const AT_ONCE: usize = 4;
+/// Events that wait for that. What comes on top of these is in the log alone.
+const QUEUE: usize = 4096;
 
 /// What happened, in the words of `kubectl describe`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,24 +79,35 @@ pub fn transition(before: &OciBuildStatus, after: &OciBuildStatus) -> Option<Tra
     }
 }
 
-/// Publishes transitions. kube's recorder keeps each event for six minutes, in case that it comes again; ours never do, and looking
-/// through thousands of them at each new one is what costs: so each event has a recorder of its own.
+/// Publishes transitions, none of which is waited for.
 #[derive(Clone)]
 pub struct Publisher {
-    client: Client,
-    reporter: Reporter,
+    queue: mpsc::Sender<(ObjectReference, Transition)>,
 }
 
 impl Publisher {
     /// Publishes in this name.
     pub fn new(client: Client, reporter: Reporter) -> Self {
-        Self { client, reporter }
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let publishing = ReceiverStream::new(waiting).for_each_concurrent(AT_ONCE, move |(build, transition)| {
+            let (client, reporter) = (client.clone(), reporter.clone());
+            async move { publish(client, reporter, &build, &transition).await }
+        });
+        tokio::spawn(publishing);
+        Self { queue }
+    }
+
+    /// Publishes a transition of a build, soon.
+    pub fn tell(&self, build: &OciBuild, transition: Transition) {
+        if let Err(error) = self.queue.try_send((build.object_ref(&()), transition)) {
+            tracing::warn!(%error, "the event is not published: the API server takes events more slowly than they come");
+        }
     }
 }
 
-/// Publishes a transition.
-pub async fn publish(publisher: &Publisher, build: &OciBuild, transition: &Transition) {
-    let reference: ObjectReference = build.object_ref(&());
+/// kube's recorder keeps each event for six minutes, in case that it comes again; ours never do, and looking through thousands of
+/// them at each new one is what costs: so each event has a recorder of its own.
+async fn publish(client: Client, reporter: Reporter, build: &ObjectReference, transition: &Transition) {
     let event = Event {
         type_: if transition.is_warning { EventType::Warning } else { EventType::Normal },
         reason: transition.reason.clone(),
@@ -98,9 +116,8 @@ pub async fn publish(publisher: &Publisher, build: &OciBuild, transition: &Trans
         action: format!("BuildGeneration{}Attempt{}", transition.generation, transition.attempt),
         secondary: None,
     };
-    let recorder = Recorder::new(publisher.client.clone(), publisher.reporter.clone());
-    if let Err(error) = recorder.publish(&event, &reference).await {
-        tracing::warn!(%error, reason = transition.reason, "the event could not be published");
+    if let Err(error) = Recorder::new(client, reporter).publish(&event, build).await {
+        tracing::warn!(%error, build = build.name, namespace = build.namespace, reason = transition.reason, "the event could not be published");
     }
 }
 

@@ -4,7 +4,7 @@ mod pending;
 
 use std::{fmt::Write, time::Duration};
 
-use kube::{core::DeserializeGuard, runtime::reflector::Store};
+use kube::runtime::reflector::Store;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
     metrics::{
@@ -17,8 +17,8 @@ use prometheus_client::{
 };
 
 use self::pending::Pending;
-use super::durations::Durations;
-use crate::api::{FailureReason, OciBuild, OciBuildStatus, Phase};
+use super::{durations::Durations, watched_build::WatchedBuild};
+use crate::api::{FailureReason, OciBuildStatus, Phase};
 
 /// Upper bounds for what a build does: parts of it take moments, the whole of it up to an hour.
 const BUILD_SECONDS: [f64; 14] = [0.1, 0.3, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0];
@@ -217,7 +217,7 @@ impl Metrics {
     }
 
     /// Counts the pending builds of a cache whenever the metrics are read.
-    pub fn watch(&self, builds: Store<DeserializeGuard<OciBuild>>) {
+    pub fn watch(&self, builds: Store<WatchedBuild>) {
         self.pending.watch(builds);
     }
 

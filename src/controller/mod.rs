@@ -1,7 +1,6 @@
 //! The operator: watches builds and their pods, and brings each build further by [`reconcile`].
 
 pub mod apply;
-mod cache;
 mod context;
 pub mod diagnose;
 pub mod durations;
@@ -16,6 +15,8 @@ mod server;
 pub mod summarise;
 mod turns;
 mod watch;
+mod watched_build;
+pub mod watched_pod;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -28,11 +29,6 @@ use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch::Receiver};
 use self::{events::Publisher, metrics::Metrics, server::Readiness, turns::Turns};
 use crate::{api::OciBuild, plan::OperatorConfig};
 
-/// Annotation, in the cache only, that keeps a pod's node when its spec is dropped.
-const NODE_ANNOTATION: &str = "ocibuild.dev/node";
-
-/// Annotation by which the cache of pods keeps the memory limit of the container in which the steps run.
-const MEMORY_ANNOTATION: &str = "ocibuild.dev/memory-limit";
 /// Name of the Lease and of the reporter of events.
 const CONTROLLER: &str = "ocibuild-controller";
 /// Seconds until another replica takes over from one that is gone, and seconds before that when the leader renews.

@@ -7,10 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::{
     Resource, ResourceExt,
-    core::DeserializeGuard,
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use tracing::{Instrument, Span, field::Empty};
@@ -24,6 +23,8 @@ use super::{
     lifecycle::{Decision, Limits, NAME_TAKEN, Recorded, Wanted, decide},
     queue::{Ticket, Turn},
     summarise::{Facts, Standing, summarise},
+    watched_build::WatchedBuild,
+    watched_pod::WatchedPod,
 };
 use crate::{
     api::{BuildPod, FailureReason, Isolation, OciBuild, OciBuildStatus, Phase},
@@ -31,7 +32,7 @@ use crate::{
         Attempt, Validated,
         claim::output_claim,
         duration::parse_duration,
-        pod::{ISOLATION_ANNOTATION, PodIsolation, attempt_of, build_pod, pod_name},
+        pod::{PodIsolation, attempt_of, build_pod, pod_name},
         validate,
     },
     runner::result::{BuildFailure, BuildResult},
@@ -91,7 +92,7 @@ impl ReconcileError {
 }
 
 /// Brings one build a step further: a trace of its own, in which each write to the API server is a span.
-pub async fn reconcile(object: Arc<DeserializeGuard<OciBuild>>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+pub async fn reconcile(object: Arc<WatchedBuild>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     context.metrics.reconcile();
     let begun = Instant::now();
     let span = tracing::info_span!(
@@ -113,13 +114,14 @@ pub async fn reconcile(object: Arc<DeserializeGuard<OciBuild>>, context: Arc<Con
     result
 }
 
-async fn bring_further(object: &DeserializeGuard<OciBuild>, context: &Context) -> Result<Action, ReconcileError> {
-    let cached = match &object.0 {
+async fn bring_further(object: &WatchedBuild, context: &Context) -> Result<Action, ReconcileError> {
+    let cached = match object.build() {
         Ok(build) => build,
-        Err(invalid) => {
+        Err(error) => {
             tracing::warn!(
                 build = object.name_any(),
-                error = invalid.error,
+                namespace = object.namespace(),
+                error,
                 "the object cannot be read; is the CRD of another version?"
             );
             return Ok(Action::await_change());
@@ -140,7 +142,7 @@ async fn bring_further(object: &DeserializeGuard<OciBuild>, context: &Context) -
 }
 
 /// When to try again after an error: at once when only the cache was behind, else with a growing pause.
-pub fn error_policy(object: Arc<DeserializeGuard<OciBuild>>, error: &ReconcileError, context: Arc<Context>) -> Action {
+pub fn error_policy(object: Arc<WatchedBuild>, error: &ReconcileError, context: Arc<Context>) -> Action {
     context.metrics.reconcile_error(error.kind());
     if matches!(error, ReconcileError::Stale) {
         return Action::requeue(Duration::from_millis(100));
@@ -298,7 +300,7 @@ impl<'a> Reconciling<'a> {
         Recorded { pod_seen: recorded.pod_seen || has_vanished, ..recorded }
     }
 
-    fn recorded_pod(&self, recorded: &Recorded) -> Option<Arc<Pod>> {
+    fn recorded_pod(&self, recorded: &Recorded) -> Option<Arc<WatchedPod>> {
         let (attempt, generation) = recorded.attempt.zip(recorded.generation)?;
         self.context.pods.get(&ObjectRef::new(&pod_name(&self.name, generation, attempt)).within(&self.namespace))
     }
@@ -344,7 +346,7 @@ impl<'a> Reconciling<'a> {
     }
 
     /// The build has ended. A pod that still waits or runs is in nobody's service any more.
-    async fn settle(&self, pod: Option<&Pod>, state: &PodState) -> Result<Action, ReconcileError> {
+    async fn settle(&self, pod: Option<&WatchedPod>, state: &PodState) -> Result<Action, ReconcileError> {
         if let (Some(pod), PodState::Gated { .. } | PodState::Waiting(_) | PodState::Running(_)) = (pod, state) {
             self.context.writer.delete_pod(pod).await?;
         }
@@ -464,7 +466,7 @@ impl<'a> Reconciling<'a> {
     async fn delete_predecessors(&self, current: Option<(Attempt, Attempt)>) -> Result<bool, ReconcileError> {
         // Only the first attempt of a first generation has no predecessors. For the others the cache may be behind: asked live.
         let is_first = self.wanted.generation <= 1 && current.is_some_and(|(attempt, _)| attempt == Attempt::FIRST);
-        let own: Vec<Pod> = if is_first {
+        let own: Vec<WatchedPod> = if is_first {
             Vec::new()
         } else {
             self.context.list_pods(&self.namespace, &self.name).await?.into_iter().filter(|pod| self.owns(pod)).collect()
@@ -485,7 +487,7 @@ impl<'a> Reconciling<'a> {
         Ok(is_active)
     }
 
-    fn owns(&self, pod: &Pod) -> bool {
+    fn owns(&self, pod: &WatchedPod) -> bool {
         pod.metadata.namespace.as_deref() == Some(self.namespace.as_str())
             && pod.owner_references().iter().any(|reference| reference.uid == self.uid)
     }
@@ -494,7 +496,7 @@ impl<'a> Reconciling<'a> {
     async fn track(
         &mut self,
         plan: &Validated,
-        pod: Option<&Pod>,
+        pod: Option<&WatchedPod>,
         recorded: &Recorded,
         running: &Running,
     ) -> Result<Action, ReconcileError> {
@@ -508,17 +510,17 @@ impl<'a> Reconciling<'a> {
         Ok(self.again_in(age.clamp(*PROGRESS_INTERVAL.start(), *PROGRESS_INTERVAL.end())))
     }
 
-    fn facts<'b>(&'b self, pod: Option<&Pod>, reference: Option<String>, output_claim: Option<&'b str>) -> Facts<'b> {
+    fn facts<'b>(&'b self, pod: Option<&WatchedPod>, reference: Option<String>, output_claim: Option<&'b str>) -> Facts<'b> {
         let pod = pod.map(|pod| BuildPod {
             name: pod.name_any(),
             uid: pod.uid(),
-            node: pod.annotations().get(super::NODE_ANNOTATION).cloned(),
-            isolation: pod.annotations().get(ISOLATION_ANNOTATION).cloned(),
+            node: pod.node.clone(),
+            isolation: pod.isolation.clone(),
         });
         Facts { wanted: &self.wanted, namespace: &self.namespace, reference, output_claim, pod, now: Timestamp::now() }
     }
 
-    async fn write(&mut self, plan: &Validated, pod: Option<&Pod>, standing: &Standing<'_>) -> Result<(), ReconcileError> {
+    async fn write(&mut self, plan: &Validated, pod: Option<&WatchedPod>, standing: &Standing<'_>) -> Result<(), ReconcileError> {
         let before = self.build.status.clone().unwrap_or_default();
         let facts = self.facts(pod, plan.instructions.references.first().map(ToString::to_string), plan.output.claim_name());
         let after = summarise(&before, &facts, standing);
@@ -561,7 +563,6 @@ impl<'a> Reconciling<'a> {
             "{}",
             transition.note
         );
-        let (publisher, build) = (self.context.publisher.clone(), self.build.clone());
-        tokio::spawn(async move { events::publish(&publisher, &build, &transition).await });
+        self.context.publisher.tell(&self.build, transition);
     }
 }

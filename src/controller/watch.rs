@@ -7,21 +7,20 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, TryStreamExt, future::ready};
-use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::DeserializeGuard,
     runtime::{Controller, WatchStreamExt, controller, reflector, reflector::ObjectRef, watcher},
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
-    cache::{is_settled, slim_build, slim_pod},
     context::{Caches, Context},
     events::Publisher,
     metrics::Metrics,
     reconcile::{error_policy, reconcile},
     turns::Turns,
+    watched_build::WatchedBuild,
+    watched_pod::WatchedPod,
 };
 use crate::{
     api::{CANCEL_ANNOTATION, OciBuild, Phase, REBUILD_ANNOTATION},
@@ -42,8 +41,8 @@ pub struct Watched {
 /// Watches one namespace, or all, and reconciles what is there.
 pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publisher: Publisher, metrics: Arc<Metrics>) {
     let Watched { namespace, turns } = watched;
-    let builds: Api<DeserializeGuard<OciBuild>> = scoped(&client, namespace.as_deref());
-    let pods: Api<Pod> = scoped(&client, namespace.as_deref());
+    let builds: Api<WatchedBuild> = scoped(&client, namespace.as_deref());
+    let pods: Api<WatchedPod> = scoped(&client, namespace.as_deref());
     let (build_store, build_writer) = reflector::store();
     metrics.watch(build_store.clone());
     let (pod_store, pod_writer) = reflector::store();
@@ -68,33 +67,21 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
     let of_watch = namespace.clone();
     let (remembered, mut is_first_list) = (context.clone(), true);
     let (seen_to_go, owners) = (context.clone(), build_store.clone());
-    let build_events = watcher(builds, watcher::Config::default())
-        .default_backoff()
-        .modify(|build| match &mut build.0 {
-            Ok(build) => slim_build(build),
-            Err(invalid) => invalid.metadata.managed_fields = None,
-        })
-        .reflect(build_writer)
-        .inspect_ok(move |event| match event {
+    let build_events = watcher(builds, watcher::Config::default()).default_backoff().reflect(build_writer).inspect_ok(
+        move |event| match event {
             watcher::Event::Delete(build) => remembered.forget_deleted(build),
             // Before anybody gets a turn: those that have one already.
-            watcher::Event::InitApply(build) if is_first_list => {
-                if let Some(build) = build.0.as_ref().ok().filter(|build| has_turn(build)) {
-                    remembered.turns.resume(&build.uid().unwrap_or_default(), &build.namespace().unwrap_or_default());
-                }
+            watcher::Event::InitApply(build) if is_first_list && has_turn(build) => {
+                remembered.turns.resume(&build.uid().unwrap_or_default(), &build.namespace().unwrap_or_default());
             }
             watcher::Event::InitDone if is_first_list => is_first_list = false,
             watcher::Event::InitDone => remembered.forget_absent(of_watch.as_deref()),
-            watcher::Event::Apply(build) => {
-                if let Ok(build) = &build.0 {
-                    remembered.caught_up(build);
-                }
-            }
+            watcher::Event::Apply(build) => remembered.caught_up(build),
             _ => {}
-        });
+        },
+    );
     let pod_events = watcher(pods, watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")))
         .default_backoff()
-        .modify(slim_pod)
         .reflect(pod_writer)
         .inspect_ok(move |event| {
             let watcher::Event::Delete(pod) = event else { return };
@@ -115,9 +102,9 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
 }
 
 /// Whether a build ran when this operator started.
-fn has_turn(build: &OciBuild) -> bool {
-    let phase = build.status.as_ref().and_then(|status| status.phase);
-    matches!(phase, Some(Phase::Pending | Phase::Running)) && build.metadata.deletion_timestamp.is_none()
+fn has_turn(build: &WatchedBuild) -> bool {
+    let phase = build.open_status().and_then(|status| status.phase);
+    matches!(phase, Some(Phase::Pending | Phase::Running)) && build.meta().deletion_timestamp.is_none()
 }
 
 fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -175,66 +162,48 @@ where
 }
 
 /// A build that has ended needs a look only when its time to be deleted comes.
-fn build_wakes() -> Wakes<DeserializeGuard<OciBuild>> {
+fn build_wakes() -> Wakes<WatchedBuild> {
     Wakes {
         fingerprint: build_fingerprint,
         // None has generation zero: one that is new always asks for something.
         nothing: 0,
-        at_start: |build| match &build.0 {
-            Ok(build) => !is_settled(build) || build.spec.ttl_after_finished.is_some(),
-            Err(_) => true,
-        },
+        at_start: |build| !build.is_done(),
     }
 }
 
 /// At the start each build that has not ended is looked at anyway, together with its pod. What is left are pods that run though
 /// their build has ended.
-fn pod_wakes() -> Wakes<Pod> {
-    Wakes { fingerprint: pod_fingerprint, nothing: pod_fingerprint(&Pod::default()), at_start: |pod| !has_ended(pod) }
+fn pod_wakes() -> Wakes<WatchedPod> {
+    Wakes { fingerprint: pod_fingerprint, nothing: pod_fingerprint(&WatchedPod::default()), at_start: |pod| !has_ended(pod) }
 }
 
-fn has_ended(pod: &Pod) -> bool {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-    let mut states = statuses.into_iter().flatten().filter_map(|container| container.state.as_ref());
-    states.any(|state| state.terminated.is_some())
+fn has_ended(pod: &WatchedPod) -> bool {
+    pod.build.as_ref().is_some_and(|build| build.state.terminated.is_some())
 }
 
 /// What of a build asks for something; its status is written by the controller itself.
-fn build_fingerprint(build: &DeserializeGuard<OciBuild>) -> u64 {
+fn build_fingerprint(build: &WatchedBuild) -> u64 {
     let metadata = build.meta();
     let annotation = |name: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(name));
     let asked = [REBUILD_ANNOTATION, CANCEL_ANNOTATION].map(annotation);
-    hash(&(metadata.generation, asked, metadata.deletion_timestamp.is_some(), build.0.is_ok()))
+    hash(&(metadata.generation, asked, metadata.deletion_timestamp.is_some(), build.is_readable()))
 }
 
-/// What of a pod [`super::diagnose`] reads.
-fn pod_fingerprint(pod: &Pod) -> u64 {
-    let status = pod.status.clone().unwrap_or_default();
-    let conditions: Vec<_> = status
+/// What of a pod [`super::diagnose`] reads. That it got a node, and that its containers start as they should, asks for nothing.
+fn pod_fingerprint(pod: &WatchedPod) -> u64 {
+    let conditions: Vec<_> = pod
         .conditions
         .iter()
-        .flatten()
         .filter(|condition| condition.type_ == "DisruptionTarget" || condition.status == "False")
-        .map(|condition| (condition.type_.clone(), condition.status.clone(), condition.reason.clone(), condition.message.clone()))
+        .map(|condition| (&condition.type_, &condition.status, &condition.reason, &condition.message))
         .collect();
-    let containers: Vec<_> = status
-        .init_container_statuses
-        .iter()
-        .flatten()
-        .map(|container| (false, container))
-        .chain(status.container_statuses.iter().flatten().map(|container| (true, container)))
-        .map(|(is_build, container)| {
-            let state = container.state.clone().unwrap_or_default();
-            let waiting = state
-                .waiting
-                .and_then(|waiting| waiting.reason)
-                .filter(|reason| reason != "PodInitializing" && reason != "ContainerCreating");
-            (is_build && state.running.is_some(), is_build && state.terminated.is_some(), waiting)
-        })
-        // That a pod got a node, and that its containers start as they should, asks for nothing.
-        .filter(|(runs, has_ended, waiting)| *runs || *has_ended || waiting.is_some())
-        .collect();
-    hash(&(pod.metadata.deletion_timestamp.is_some(), status.phase.filter(|phase| phase == "Failed"), conditions, containers))
+    let stuck = [&pod.build, &pod.daemon].map(|container| {
+        let reason = container.as_ref()?.state.waiting.as_ref()?.reason.as_ref()?;
+        (reason != "PodInitializing" && reason != "ContainerCreating").then_some(reason)
+    });
+    let runs = pod.build.as_ref().is_some_and(|build| build.state.running.is_some());
+    let has_failed = pod.phase.as_deref() == Some("Failed");
+    hash(&(pod.metadata.deletion_timestamp.is_some(), has_failed, conditions, stuck, runs, has_ended(pod)))
 }
 
 fn hash(value: &impl Hash) -> u64 {

@@ -1,7 +1,7 @@
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{PodState, Wait, diagnose};
+use super::{PodState, Wait, WatchedPod, diagnose};
 use crate::{api::FailureReason, runner::result::Outcome};
 
 fn now() -> Timestamp {
@@ -9,7 +9,7 @@ fn now() -> Timestamp {
 }
 
 /// A pod of the build with UID `owner`, with this status.
-fn pod(status: &Value) -> Pod {
+fn pod(status: &Value) -> WatchedPod {
     serde_json::from_value(json!({
         "metadata": {
             "name": "app-g1-a1",
@@ -87,11 +87,11 @@ fn a_dead_daemon_that_ran_out_of_memory_is_named_so() {
 fn a_step_that_was_killed_ran_out_of_memory_if_there_is_a_limit() {
     let result = json!({ "outcome": { "failed": { "reason": "StepFailed", "message": "exit code: 137", "exitCode": 137 } } });
     for (limit, reason, words) in [
-        (json!({ super::super::MEMORY_ANNOTATION: "64Mi" }), FailureReason::OutOfMemory, "limit of 64Mi; exit code: 137"),
-        (json!({}), FailureReason::StepFailed, "exit code: 137"),
+        (Some("64Mi"), FailureReason::OutOfMemory, "limit of 64Mi; exit code: 137"),
+        (None, FailureReason::StepFailed, "exit code: 137"),
     ] {
         let mut pod = pod(&json!({ "containerStatuses": terminated(1, "Error", &result.to_string()) }));
-        pod.metadata.annotations = Some(serde_json::from_value(limit).unwrap());
+        pod.memory_limit = limit.map(str::to_owned);
         let PodState::Ended(result) = diagnose(Some(&pod), "owner", now()) else { panic!("not ended") };
         let Outcome::Failed(failure) = result.outcome else { panic!("not failed") };
         assert_eq!(failure.reason, reason);

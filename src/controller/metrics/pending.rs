@@ -8,7 +8,7 @@ use std::{
 };
 
 use k8s_openapi::jiff::Timestamp;
-use kube::{core::DeserializeGuard, runtime::reflector::Store};
+use kube::runtime::reflector::Store;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -17,23 +17,23 @@ use prometheus_client::{
 };
 use serde::{Deserialize, de::value::StrDeserializer};
 
-use super::ReasonLabels;
-use crate::api::{FailureReason, OciBuild, OciBuildStatus, Phase};
+use super::{ReasonLabels, WatchedBuild};
+use crate::api::{FailureReason, OciBuildStatus, Phase};
 
 /// The caches in which pending builds are counted.
 #[derive(Clone, Default)]
-pub struct Pending(Arc<Mutex<Vec<Store<DeserializeGuard<OciBuild>>>>>);
+pub struct Pending(Arc<Mutex<Vec<Store<WatchedBuild>>>>);
 
 impl Pending {
     /// Counts in this cache too.
-    pub fn watch(&self, builds: Store<DeserializeGuard<OciBuild>>) {
+    pub fn watch(&self, builds: Store<WatchedBuild>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(builds);
     }
 
     fn count(&self) -> Count {
         let stores = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let builds: Vec<_> = stores.iter().flat_map(Store::state).collect();
-        Count::of(builds.iter().filter_map(|build| build.0.as_ref().ok()?.status.as_ref()), Timestamp::now())
+        Count::of(builds.iter().filter_map(|build| build.open_status()), Timestamp::now())
     }
 }
 

@@ -1,0 +1,238 @@
+//! What the operator reads of a build's pod. Thousands of pods stay in the cache, most of them long ended: what no decision reads
+//! is dropped as soon as the API server's answer is read.
+
+use std::borrow::Cow;
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{Pod, PodCondition, ResourceRequirements},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::Resource;
+use serde::Deserialize;
+
+use crate::plan::{layout, pod::ISOLATION_ANNOTATION};
+
+/// Conditions of a pod that say something.
+pub const CONDITIONS: [&str; 2] = ["PodScheduled", "DisruptionTarget"];
+
+/// A pod, as far as it is read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(from = "Answer")]
+pub struct WatchedPod {
+    /// Name, owners and times.
+    pub metadata: ObjectMeta,
+    /// Its node.
+    pub node: Option<String>,
+    /// How its steps are isolated, as its annotation says.
+    pub isolation: Option<String>,
+    /// Memory limit of the container in which the steps run.
+    pub memory_limit: Option<String>,
+    /// Its phase.
+    pub phase: Option<String>,
+    /// Why it is in that phase, as a name.
+    pub reason: Option<String>,
+    /// The same in words.
+    pub message: Option<String>,
+    /// Its address.
+    pub address: Option<String>,
+    /// Those of [`CONDITIONS`].
+    pub conditions: Vec<PodCondition>,
+    /// The container of the build.
+    pub build: Option<Container>,
+    /// The container of the daemon.
+    pub daemon: Option<Container>,
+}
+
+/// A container of a pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub state: ContainerState,
+    /// How it ended before it was started again.
+    pub last_state: ContainerState,
+}
+
+/// What a container does: one of these, or nothing yet.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ContainerState {
+    /// It runs.
+    pub running: Option<Running>,
+    /// It waits for its start.
+    pub waiting: Option<Waiting>,
+    /// It has ended.
+    pub terminated: Option<Terminated>,
+}
+
+/// A container that runs; since when nobody asks.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Running {}
+
+/// Why a container waits.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Waiting {
+    /// As a name.
+    pub reason: Option<String>,
+    /// In words.
+    pub message: Option<String>,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Terminated {
+    /// Exit code; 128 and the number of the signal, if one ended it.
+    pub exit_code: i32,
+    /// Why, as a name.
+    pub reason: Option<String>,
+    /// What it left in its termination message, or the end of its log.
+    pub message: Option<String>,
+}
+
+impl WatchedPod {
+    /// A condition that the pod has.
+    pub fn condition(&self, type_: &str) -> Option<&PodCondition> {
+        self.conditions.iter().find(|condition| condition.type_ == type_)
+    }
+}
+
+/// What the API server sends of a pod, but for what nobody reads.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Answer {
+    metadata: ObjectMeta,
+    spec: Spec,
+    status: Status,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    node_name: Option<String>,
+    init_containers: Vec<SpecifiedContainer>,
+}
+
+#[derive(Deserialize)]
+struct SpecifiedContainer {
+    name: String,
+    resources: Option<ResourceRequirements>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    phase: Option<String>,
+    reason: Option<String>,
+    message: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    conditions: Vec<PodCondition>,
+    init_container_statuses: Vec<Container>,
+    container_statuses: Vec<Container>,
+}
+
+impl From<Answer> for WatchedPod {
+    fn from(Answer { mut metadata, spec, status }: Answer) -> Self {
+        let isolation = metadata.annotations.as_mut().and_then(|annotations| annotations.remove(ISOLATION_ANNOTATION));
+        let daemon = spec.init_containers.into_iter().find(|container| container.name == layout::DAEMON_CONTAINER);
+        let limits = daemon.and_then(|daemon| daemon.resources).and_then(|resources| resources.limits);
+        let container = |statuses: Vec<Container>, name| statuses.into_iter().find(|container| container.name == name);
+        let is_read = |condition: &PodCondition| CONDITIONS.contains(&condition.type_.as_str());
+        Self {
+            metadata: ObjectMeta { managed_fields: None, labels: None, annotations: None, ..metadata },
+            node: spec.node_name,
+            isolation,
+            memory_limit: limits.and_then(|mut limits| limits.remove("memory")).map(|limit| limit.0),
+            phase: status.phase,
+            reason: status.reason,
+            message: status.message,
+            address: status.pod_ip,
+            conditions: status.conditions.into_iter().filter(is_read).collect(),
+            build: container(status.container_statuses, layout::BUILD_CONTAINER),
+            daemon: container(status.init_container_statuses, layout::DAEMON_CONTAINER),
+        }
+    }
+}
+
+impl Resource for WatchedPod {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        Pod::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        Pod::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        Pod::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        Pod::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::WatchedPod;
+
+    #[test]
+    fn what_is_read_of_a_pod_is_kept_and_nothing_else() {
+        let container = |name: &str| {
+            json!({
+                "name": name, "image": "i", "imageID": "", "ready": true, "restartCount": 1, "started": true,
+                "state": { "terminated": { "exitCode": 3, "reason": "Error", "message": "words", "containerID": "c", "startedAt": "2026-01-01T00:00:00Z" } },
+                "lastState": { "waiting": { "reason": "CrashLoopBackOff" } },
+            })
+        };
+        let pod: WatchedPod = serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": "app-g1-a1", "namespace": "team", "uid": "u", "labels": { "a": "b" },
+                "annotations": { "ocibuild.dev/isolation": "userns", "ocibuild.dev/instructions": "long" },
+                "managedFields": [{ "manager": "kubelet" }],
+            },
+            "spec": {
+                "nodeName": "node",
+                "initContainers": [
+                    { "name": "other", "resources": { "limits": { "memory": "1Gi" } } },
+                    { "name": "buildkitd", "resources": { "limits": { "memory": "64Mi" } } },
+                ],
+                "containers": [{ "name": "build" }],
+            },
+            "status": {
+                "phase": "Failed", "reason": "Evicted", "message": "m", "podIP": "10.0.0.1", "qosClass": "Burstable",
+                "conditions": [{ "type": "Ready", "status": "False" }, { "type": "PodScheduled", "status": "True" }],
+                "containerStatuses": [container("sidecar"), container("build")],
+                "initContainerStatuses": [container("buildkitd"), container("other")],
+            },
+        }))
+        .unwrap();
+        insta::assert_debug_snapshot!(pod);
+    }
+
+    #[test]
+    fn a_pod_that_nothing_is_known_of_yet_is_read_too() {
+        for empty in [json!({ "metadata": { "name": "p" } }), json!({ "metadata": {}, "spec": {}, "status": {} })] {
+            let pod: WatchedPod = serde_json::from_value(empty).unwrap();
+            assert!(pod.build.is_none() && pod.conditions.is_empty());
+        }
+    }
+}
