@@ -90,6 +90,12 @@ impl Recorded {
         }
     }
 
+    /// Since when the pod of the attempt could have been made: not in the queue, not in a pause, not in earlier attempts.
+    pub fn tried_since(&self) -> Option<Timestamp> {
+        let begun = self.started.filter(|_| self.phase != Some(Phase::Queued))?;
+        Some(self.retry.map_or(begun, |retry| retry.max(begun)))
+    }
+
     /// Whether the recorded build is the one that is wanted. An annotation that was taken away asks for nothing.
     pub fn is(&self, wanted: &Wanted) -> bool {
         self.generation == Some(wanted.generation) && (wanted.rebuild.is_none() || self.rebuild == wanted.rebuild)
@@ -286,7 +292,7 @@ fn wait_for_name(recorded: &Recorded, limits: &Limits, now: Timestamp) -> Decisi
         reason: FailureReason::Timeout,
         message: NAME_TAKEN.to_owned(),
         wait: Wait::Schedule,
-        since: recorded.started,
+        since: recorded.tried_since(),
         hopeless: false,
     };
     match wait(&taken, limits, now) {

@@ -1,6 +1,7 @@
 //! The operator: watches builds and their pods, and brings each build further by [`reconcile`].
 
 pub mod apply;
+mod attempt;
 mod context;
 pub mod diagnose;
 pub mod durations;
@@ -96,7 +97,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let publisher = Publisher::new(client.clone(), reporter);
     let namespaces: Vec<Option<String>> =
         if config.watch_namespaces.is_empty() { vec![None] } else { config.watch_namespaces.iter().cloned().map(Some).collect() };
-    let turns = Arc::new(Turns::new(client.clone(), config.queue, metrics.clone()));
+    let turns = Arc::new(Turns::new(client.clone(), config.queue, namespaces.len(), metrics.clone()));
     let controllers = namespaces.into_iter().map(|namespace| {
         let watched = watch::Watched { namespace, turns: turns.clone() };
         tokio::spawn(watch::run(client.clone(), watched, config.clone(), publisher.clone(), metrics.clone()))

@@ -15,6 +15,8 @@ use crate::plan::operator_config::QueueLimits;
 const FEW: usize = 100;
 /// How old positions of a longer queue may be.
 const STALE: SignedDuration = SignedDuration::from_secs(1);
+/// How long a namespace that had no room waits for whether the next pod fits.
+const TRIAL: SignedDuration = SignedDuration::from_secs(10);
 
 /// A build that wants to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,13 +55,17 @@ pub struct Queue {
     turns: u64,
     waiting: HashMap<String, (Ticket, Place)>,
     lines: HashMap<String, BTreeSet<Place>>,
+    /// Namespaces that had no room for a pod: until then nobody of them gets a turn, from then on one at a time.
     held: HashMap<String, Timestamp>,
+    /// How often the namespace had no room for a build that runs or waits.
+    refusals: HashMap<String, u32>,
     positions: Option<(Timestamp, HashMap<String, usize>)>,
 }
 
 /// A build in the line of its namespace: the least is the next.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
+    refusals: u32,
     priority: Reverse<i32>,
     since: Timestamp,
     uid: String,
@@ -77,10 +83,13 @@ impl Queue {
             return Turn::Granted;
         }
         if self.waiting.get(uid).is_none_or(|(known, _)| known != ticket) {
-            self.wait(uid, ticket, ticket.since);
+            self.wait(uid, ticket);
         }
         if self.is_next(uid, ticket, now) {
             self.resume(uid, &ticket.namespace);
+            if let Some(until) = self.held.get_mut(&ticket.namespace) {
+                *until = now + TRIAL;
+            }
             return Turn::Granted;
         }
         Turn::Waiting { position: self.position(uid, now) }
@@ -96,10 +105,12 @@ impl Queue {
         }
     }
 
-    /// The build has ended, is gone, or wants to run no more. Whether somebody else may have the turn now.
-    pub fn leave(&mut self, uid: &str) -> bool {
+    /// The build has ended, is gone, or wants to run no more. Whether it had a turn.
+    pub fn leave(&mut self, uid: &str, now: Timestamp) -> bool {
         self.remove_waiting(uid);
+        self.refusals.remove(uid);
         let Some(namespace) = self.running.remove(uid) else { return false };
+        self.try_again(&namespace, now);
         if self.running_in.get(&namespace) == Some(&1) && !self.lines.contains_key(&namespace) {
             self.last_turn.remove(&namespace);
         }
@@ -112,17 +123,34 @@ impl Queue {
         true
     }
 
-    /// The namespace has no room for the pod of the build: it gives its turn back and goes behind the others of its namespace, of
-    /// which a smaller one may fit. Nobody of the namespace gets a turn until then.
+    /// The namespace has no room for the pod of the build: it gives its turn back and goes behind those of its namespace that
+    /// were refused less often, of which a smaller one may fit. Nobody of the namespace gets a turn until then.
     pub fn hold(&mut self, uid: &str, ticket: &Ticket, now: Timestamp, until: Timestamp) {
-        self.leave(uid);
+        let refusals = self.refusals.get(uid).map_or(1, |refusals| refusals.saturating_add(1));
+        self.leave(uid, now);
+        self.refusals.insert(uid.to_owned(), refusals);
+        self.wait(uid, ticket);
         self.held.insert(ticket.namespace.clone(), until);
-        self.wait(uid, ticket, now);
     }
 
-    fn wait(&mut self, uid: &str, ticket: &Ticket, since: Timestamp) {
+    /// The namespace had room for the pod of the build: the next one may try.
+    pub fn fits(&mut self, uid: &str, now: Timestamp) {
+        self.refusals.remove(uid);
+        if let Some(namespace) = self.running.get(uid).cloned() {
+            self.try_again(&namespace, now);
+        }
+    }
+
+    fn try_again(&mut self, namespace: &str, now: Timestamp) {
+        if let Some(until) = self.held.get_mut(namespace) {
+            *until = now;
+        }
+    }
+
+    fn wait(&mut self, uid: &str, ticket: &Ticket) {
         self.remove_waiting(uid);
-        let place = Place { priority: Reverse(ticket.priority), since, uid: uid.to_owned() };
+        let refusals = self.refusals.get(uid).copied().unwrap_or_default();
+        let place = Place { refusals, priority: Reverse(ticket.priority), since: ticket.since, uid: uid.to_owned() };
         self.lines.entry(ticket.namespace.clone()).or_default().insert(place.clone());
         self.waiting.insert(uid.to_owned(), (ticket.clone(), place));
     }
@@ -130,6 +158,9 @@ impl Queue {
     /// The builds whose turn it is by now, each with namespace and name, and who do not know it yet.
     pub fn next(&mut self, now: Timestamp) -> Vec<(String, String)> {
         let free = self.free().min(self.waiting.len());
+        if free == 0 {
+            return Vec::new();
+        }
         let picked: Vec<String> = self.order(true, now).take(free).collect();
         picked
             .iter()
@@ -160,6 +191,7 @@ impl Queue {
             line.remove(&place);
             if line.is_empty() {
                 self.lines.remove(&ticket.namespace);
+                self.held.remove(&ticket.namespace);
                 if !self.running_in.contains_key(&ticket.namespace) {
                     self.last_turn.remove(&ticket.namespace);
                 }
@@ -173,15 +205,17 @@ impl Queue {
 
     /// Turns that a namespace has left.
     fn free_in(&self, namespace: &str, now: Timestamp) -> usize {
-        if self.held.get(namespace).is_some_and(|until| now < *until) {
-            return 0;
-        }
+        let tried_at_once = match self.held.get(namespace) {
+            Some(until) if now < *until => 0,
+            Some(_) => 1,
+            None => usize::MAX,
+        };
         let running = self.running_in.get(namespace).copied().unwrap_or_default();
-        self.limits.max_running_per_namespace.map_or(usize::MAX, |most| most.saturating_sub(running))
+        let left = self.limits.max_running_per_namespace.map_or(usize::MAX, |most| most.saturating_sub(running));
+        left.min(tried_at_once)
     }
 
     fn is_next(&mut self, uid: &str, ticket: &Ticket, now: Timestamp) -> bool {
-        self.held.retain(|_, until| now < *until);
         let free = self.free();
         if free < self.waiting.len() {
             return self.order(true, now).take(free).any(|next| next == uid);

@@ -15,26 +15,19 @@ use kube::{
 use tracing::{Instrument, Span, field::Empty};
 
 use super::{
-    apply::{Creation, Made, Refusal},
     context::Context,
     diagnose::{PodState, Running, diagnose},
     durations::Durations,
     events,
-    lifecycle::{Decision, Limits, NAME_TAKEN, Recorded, Wanted, decide},
+    lifecycle::{Decision, Limits, Recorded, Wanted, decide},
     queue::{Ticket, Turn},
     summarise::{Facts, Standing, summarise},
     watched_build::WatchedBuild,
     watched_pod::WatchedPod,
 };
 use crate::{
-    api::{BuildPod, FailureReason, Isolation, OciBuild, OciBuildStatus, Phase},
-    plan::{
-        Attempt, Validated,
-        claim::output_claim,
-        duration::parse_duration,
-        pod::{PodIsolation, attempt_of, build_pod, pod_name},
-        validate,
-    },
+    api::{BuildPod, FailureReason, OciBuild, OciBuildStatus, Phase},
+    plan::{Attempt, Validated, duration::parse_duration, pod::pod_name, validate},
     runner::result::{BuildFailure, BuildResult},
 };
 
@@ -42,10 +35,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a running build's progress is read: the older the build, the less there is to see in a second.
 const PROGRESS_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(5);
-/// How long to wait before a pod that was refused for now is tried again.
-const REFUSED_INTERVAL: Duration = Duration::from_secs(5);
 /// The watches tell what happens. Should one lose a wake-up, a build is looked at again after this long.
-const LOST_WAKE_UP: Duration = Duration::from_secs(30);
+pub(super) const LOST_WAKE_UP: Duration = Duration::from_secs(30);
 /// More steps than any build takes in one reconcile; a bound against a fault of ours.
 const STEPS_LIMIT: usize = 8;
 
@@ -124,6 +115,7 @@ async fn bring_further(object: &WatchedBuild, context: &Context) -> Result<Actio
                 error,
                 "the object cannot be read; is the CRD of another version?"
             );
+            context.forget(&object.uid().unwrap_or_default());
             return Ok(Action::await_change());
         }
     };
@@ -132,6 +124,7 @@ async fn bring_further(object: &WatchedBuild, context: &Context) -> Result<Actio
         return Ok(Action::await_change());
     }
     context.pods_ready.clone().wait_for(|ready| *ready).await.map_err(|_| ReconcileError::Watch)?;
+    context.turns.all_listed().await;
     let mut reconciling = Reconciling::new(context.newest(cached), context);
     let result = tokio::time::timeout(PATIENCE, Box::pin(reconciling.run())).await;
     Span::current().record("decision", reconciling.decisions.join(" "));
@@ -156,14 +149,14 @@ pub fn error_policy(object: Arc<WatchedBuild>, error: &ReconcileError, context: 
     Action::requeue(pause)
 }
 
-/// A build on its way through one reconcile.
-struct Reconciling<'a> {
-    context: &'a Context,
-    build: OciBuild,
-    wanted: Wanted,
-    uid: String,
-    namespace: String,
-    name: String,
+/// A build on its way through one reconcile. The making of its pods is in [`super::attempt`].
+pub(super) struct Reconciling<'a> {
+    pub(super) context: &'a Context,
+    pub(super) build: OciBuild,
+    pub(super) wanted: Wanted,
+    pub(super) uid: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
     /// When to look again at the latest.
     recheck: Duration,
     /// What was decided so far, by name.
@@ -184,7 +177,7 @@ impl<'a> Reconciling<'a> {
         }
     }
 
-    fn again_in(&self, pause: Duration) -> Action {
+    pub(super) fn again_in(&self, pause: Duration) -> Action {
         Action::requeue(pause.min(self.recheck))
     }
 
@@ -218,8 +211,12 @@ impl<'a> Reconciling<'a> {
                 let message = format!("nobody has renewed the build's lease for {}s: who asked for it is gone", lease.as_secs());
                 let result = BuildResult::failed(BuildFailure::new(FailureReason::Cancelled, message));
                 self.decided("cancel");
-                let pod = self.recorded_pod(&Recorded::of(&self.build));
+                let recorded = Recorded::of(&self.build);
+                let pod = self.recorded_pod(&recorded);
                 self.write(&plan, pod.as_deref(), &Standing::Finished(&result)).await?;
+                if !recorded.is(&self.wanted) {
+                    self.delete_predecessors(None).await?;
+                }
             }
         }
         let priority = self.context.turns.priority(plan.priority_class.as_deref()).await;
@@ -240,9 +237,14 @@ impl<'a> Reconciling<'a> {
                     }
                 }
                 Decision::Queue { attempt, first_attempt, position } => {
-                    let message = format!("the build waits for its turn: it is number {position} in the operator's queue");
+                    let (reason, message) = match self.refused_by_quota(attempt) {
+                        Some(words) => (FailureReason::QuotaExceeded.as_str(), words),
+                        None => {
+                            ("Queued", format!("the build waits for its turn: it is number {position} in the operator's queue"))
+                        }
+                    };
                     let position = Some(position);
-                    let standing = Standing::Queued { attempt, first_attempt, position, reason: "Queued", message: &message };
+                    let standing = Standing::Queued { attempt, first_attempt, position, reason, message: &message };
                     self.write(&plan, None, &standing).await?;
                     self.delete_predecessors(Some((attempt, first_attempt))).await?;
                     let left = limits.queue_left(&Recorded::of(&self.build), now).unwrap_or(Duration::MAX);
@@ -275,6 +277,14 @@ impl<'a> Reconciling<'a> {
             }
         }
         Err(ReconcileError::Unsettled)
+    }
+
+    /// The words of the quota for which this attempt waits: they stay until there is room for it.
+    fn refused_by_quota(&self, attempt: Attempt) -> Option<String> {
+        let status = self.build.status.as_ref().filter(|status| status.phase == Some(Phase::Queued))?;
+        let is_same = status.observed_generation == Some(self.wanted.generation) && status.attempt == Some(attempt.number());
+        let ready = status.conditions.first().filter(|ready| is_same && ready.reason == FailureReason::QuotaExceeded.as_str());
+        ready.map(|ready| ready.message.clone())
     }
 
     /// A build whose pod is there has its turn, whatever the limits are now.
@@ -368,130 +378,6 @@ impl<'a> Reconciling<'a> {
         Ok(Action::requeue(left + Duration::from_millis(50)))
     }
 
-    /// Makes the claim and the pod of an attempt, once no pod of an earlier build is left that could write to the output.
-    async fn create(
-        &mut self,
-        plan: &Validated,
-        ticket: &Ticket,
-        attempt: Attempt,
-        first_attempt: Attempt,
-    ) -> Result<Option<Action>, ReconcileError> {
-        if self.delete_predecessors(Some((attempt, first_attempt))).await? {
-            return Ok(Some(self.again_in(Duration::from_secs(5))));
-        }
-        if let Some(claim) = output_claim(plan) {
-            match self.context.writer.create_claim(&claim, &self.uid).await? {
-                Creation::Done(_) => {}
-                Creation::NameTaken { may_pass } => {
-                    let message = format!(
-                        "the claim {} exists and belongs to something else; name it in output.persistentVolumeClaim to use it",
-                        claim.name_any()
-                    );
-                    let failure = BuildFailure::new(FailureReason::InvalidSpec, message);
-                    return self.refused(plan, ticket, Refusal { failure, may_pass, by_pod_security: false }).await;
-                }
-                Creation::Refused(refusal) => return self.refused(plan, ticket, refusal).await,
-            }
-        }
-        let isolation = self.context.nodes.resolve(plan.isolation, &self.context.config).await?;
-        let mut creation = self.create_pod(plan, attempt, isolation).await?;
-        let may_be_rootless =
-            plan.isolation == Isolation::Auto && self.context.config.allowed_isolations.contains(&Isolation::Rootless);
-        if let Creation::Refused(refusal) = &creation
-            && refusal.by_pod_security
-            && isolation == PodIsolation::Userns
-            && may_be_rootless
-        {
-            creation = self.create_pod(plan, attempt, PodIsolation::Rootless).await?;
-        }
-        if matches!(creation, Creation::Done(_)) && Recorded::of(&self.build).phase == Some(Phase::Queued) {
-            self.write(plan, None, &Standing::Created).await?;
-        }
-        match creation {
-            Creation::Done(Made::Now) => {
-                tracing::info!(build = self.name, namespace = self.namespace, generation = plan.generation, %attempt, "the pod was made");
-                Ok(Some(self.again_in(LOST_WAKE_UP)))
-            }
-            // The cache has not caught up with a pod that was made before.
-            Creation::Done(Made::Before) => Ok(Some(self.again_in(Duration::from_secs(1)))),
-            Creation::NameTaken { .. } => {
-                if !self.has_time(plan) {
-                    return self.finish_refused(plan, BuildFailure::new(FailureReason::Timeout, NAME_TAKEN)).await;
-                }
-                self.write(plan, None, &Standing::Waiting { message: NAME_TAKEN, reason: None }).await?;
-                Ok(Some(self.again_in(Duration::from_secs(1))))
-            }
-            Creation::Refused(refusal) => self.refused(plan, ticket, refusal).await,
-        }
-    }
-
-    async fn create_pod(&self, plan: &Validated, attempt: Attempt, isolation: PodIsolation) -> Result<Creation, ReconcileError> {
-        let pod = build_pod(plan, attempt, isolation, &self.context.config);
-        Ok(self.context.writer.create_pod(&pod, &self.uid).await?)
-    }
-
-    /// A refusal that may pass is waited out: that of a quota in the queue, another as long as for a node. Any other ends the build.
-    async fn refused(&mut self, plan: &Validated, ticket: &Ticket, refusal: Refusal) -> Result<Option<Action>, ReconcileError> {
-        let recorded = Recorded::of(&self.build);
-        let failure = &refusal.failure;
-        if let Some(attempt) = recorded.attempt.filter(|_| failure.reason == FailureReason::QuotaExceeded) {
-            self.context.turns.hold(&self.uid, ticket);
-            let first_attempt = recorded.first_attempt.unwrap_or(attempt);
-            let (reason, message) = (failure.reason.as_str(), failure.message.as_str());
-            self.write(plan, None, &Standing::Queued { attempt, first_attempt, position: None, reason, message }).await?;
-            return Ok(Some(self.again_in(LOST_WAKE_UP)));
-        }
-        if refusal.may_pass && self.has_time(plan) {
-            self.write(plan, None, &Standing::Waiting { message: &failure.message, reason: Some(failure.reason) }).await?;
-            return Ok(Some(self.again_in(REFUSED_INTERVAL)));
-        }
-        self.finish_refused(plan, refusal.failure).await
-    }
-
-    /// Whether a pod that cannot be made now may still be made later.
-    fn has_time(&self, plan: &Validated) -> bool {
-        let recorded = Recorded::of(&self.build);
-        let since = recorded.started.or(recorded.queued);
-        let waited = since.map(|since| Timestamp::now().duration_since(since).unsigned_abs());
-        waited.is_none_or(|waited| waited < plan.waits.schedule.0)
-    }
-
-    async fn finish_refused(&mut self, plan: &Validated, failure: BuildFailure) -> Result<Option<Action>, ReconcileError> {
-        self.write(plan, None, &Standing::Finished(&BuildResult::failed(failure))).await?;
-        Ok(None)
-    }
-
-    /// Deletes the pods of earlier builds of this object; whether one is still there that has not ended. Lost attempts of
-    /// the current build are kept for their logs.
-    async fn delete_predecessors(&self, current: Option<(Attempt, Attempt)>) -> Result<bool, ReconcileError> {
-        // Only the first attempt of a first generation has no predecessors. For the others the cache may be behind: asked live.
-        let is_first = self.wanted.generation <= 1 && current.is_some_and(|(attempt, _)| attempt == Attempt::FIRST);
-        let own: Vec<WatchedPod> = if is_first {
-            Vec::new()
-        } else {
-            self.context.list_pods(&self.namespace, &self.name).await?.into_iter().filter(|pod| self.owns(pod)).collect()
-        };
-        let mut is_active = false;
-        for pod in own {
-            let attempt = attempt_of(&pod.name_any(), &self.name, self.wanted.generation);
-            let is_of_current_build = attempt
-                .zip(current)
-                .is_some_and(|(of_pod, (attempt, first_attempt))| (first_attempt..=attempt).contains(&of_pod));
-            let is_current = attempt.is_some() && attempt == current.map(|(attempt, _)| attempt);
-            let state = diagnose(Some(&pod), &self.uid, Timestamp::now());
-            is_active |= !is_current && !matches!(state, PodState::Ended(_) | PodState::Lost(_));
-            if !is_of_current_build && pod.metadata.deletion_timestamp.is_none() {
-                self.context.writer.delete_pod(&pod).await?;
-            }
-        }
-        Ok(is_active)
-    }
-
-    fn owns(&self, pod: &WatchedPod) -> bool {
-        pod.metadata.namespace.as_deref() == Some(self.namespace.as_str())
-            && pod.owner_references().iter().any(|reference| reference.uid == self.uid)
-    }
-
     /// Reports progress. The first report says only that the build runs, so that its end is never waited for.
     async fn track(
         &mut self,
@@ -520,7 +406,12 @@ impl<'a> Reconciling<'a> {
         Facts { wanted: &self.wanted, namespace: &self.namespace, reference, output_claim, pod, now: Timestamp::now() }
     }
 
-    async fn write(&mut self, plan: &Validated, pod: Option<&WatchedPod>, standing: &Standing<'_>) -> Result<(), ReconcileError> {
+    pub(super) async fn write(
+        &mut self,
+        plan: &Validated,
+        pod: Option<&WatchedPod>,
+        standing: &Standing<'_>,
+    ) -> Result<(), ReconcileError> {
         let before = self.build.status.clone().unwrap_or_default();
         let facts = self.facts(pod, plan.instructions.references.first().map(ToString::to_string), plan.output.claim_name());
         let after = summarise(&before, &facts, standing);

@@ -11,8 +11,8 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use tokio::{
-    sync::{Mutex as AsyncMutex, mpsc},
-    time::Instant,
+    sync::{Mutex as AsyncMutex, mpsc, watch},
+    time::{Instant, timeout},
 };
 
 use super::{
@@ -29,10 +29,14 @@ const WRITES_PER_SECOND: u32 = 20;
 const MOST_SELDOM: Duration = Duration::from_mins(10);
 /// How long a look at the priority classes counts.
 const FRESH: Duration = Duration::from_mins(1);
+/// How long such a look may take: all who ask wait for it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The queue, and whom to tell that a turn has come.
 pub struct Turns {
     queue: Mutex<Queue>,
+    /// Watches that have not yet listed who has a turn already.
+    unlisted: watch::Sender<usize>,
     limits: QueueLimits,
     metrics: Arc<Metrics>,
     listeners: Mutex<Vec<mpsc::UnboundedSender<(String, String)>>>,
@@ -40,10 +44,22 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Nothing runs and nothing waits.
-    pub fn new(client: Client, limits: QueueLimits, metrics: Arc<Metrics>) -> Self {
+    /// Nothing runs and nothing waits; this many watches will say who does.
+    pub fn new(client: Client, limits: QueueLimits, watches: usize, metrics: Arc<Metrics>) -> Self {
         let classes = PriorityClasses { client, seen: AsyncMutex::new(None) };
-        Self { queue: Mutex::new(Queue::new(limits)), limits, metrics, listeners: Mutex::default(), classes }
+        let unlisted = watch::Sender::new(watches);
+        Self { queue: Mutex::new(Queue::new(limits)), unlisted, limits, metrics, listeners: Mutex::default(), classes }
+    }
+
+    /// A watch has said who has a turn.
+    pub fn listed(&self) {
+        self.unlisted.send_modify(|unlisted| *unlisted = unlisted.saturating_sub(1));
+    }
+
+    /// Waits until all watches have: before that nobody knows how many turns are left.
+    pub async fn all_listed(&self) {
+        // This holds the sender: the wait cannot fail.
+        let _ = self.unlisted.subscribe().wait_for(|unlisted| *unlisted == 0).await;
     }
 
     /// Namespace and name of each build whose turn has come, from now on.
@@ -68,21 +84,33 @@ impl Turns {
         self.with(|queue| queue.known())
     }
 
-    /// The build needs no turn any more.
+    /// The build needs no turn any more. Perhaps it was told that it has one, and never took it: so the next are told anyway.
     pub fn leave(&self, uid: &str) {
         let next = self.with(|queue| {
-            let has_freed = queue.leave(uid);
-            if has_freed && queue.waiting() > 0 { queue.next(Timestamp::now()) } else { Vec::new() }
+            let now = Timestamp::now();
+            queue.leave(uid, now);
+            queue.next(now)
+        });
+        self.tell(next);
+    }
+
+    /// The build's namespace had room for its pod: where it had none before, the next one may try.
+    pub fn fits(&self, uid: &str) {
+        let next = self.with(|queue| {
+            let now = Timestamp::now();
+            queue.fits(uid, now);
+            queue.next(now)
         });
         self.tell(next);
     }
 
     /// The build's namespace has no room for it now: others have the turn, those of its own namespace after a while.
-    pub fn hold(self: &Arc<Self>, uid: &str, ticket: &Ticket) {
-        let next = self.with(|queue| {
+    /// Its place in the queue.
+    pub fn hold(self: &Arc<Self>, uid: &str, ticket: &Ticket) -> Option<usize> {
+        let (next, turn) = self.with(|queue| {
             let now = Timestamp::now();
             queue.hold(uid, ticket, now, now + SignedDuration::try_from(HELD).unwrap_or_default());
-            queue.next(now)
+            (queue.next(now), queue.turn(uid, ticket, now))
         });
         self.tell(next);
         let turns = self.clone();
@@ -91,6 +119,10 @@ impl Turns {
             let next = turns.with(|queue| queue.next(Timestamp::now()));
             turns.tell(next);
         });
+        match turn {
+            Turn::Waiting { position } => Some(position),
+            Turn::Granted => None,
+        }
     }
 
     /// After how long a build that waits looks at its position again.
@@ -134,7 +166,9 @@ impl PriorityClasses {
     async fn value(&self, name: Option<&str>) -> i32 {
         let mut seen = self.seen.lock().await;
         if seen.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
-            match Api::<PriorityClass>::all(self.client.clone()).list(&ListParams::default()).await {
+            let (api, all) = (Api::<PriorityClass>::all(self.client.clone()), ListParams::default());
+            let listed = timeout(PATIENCE, api.list(&all)).await.map_err(anyhow::Error::from);
+            match listed.and_then(|listed| listed.map_err(Into::into)) {
                 Ok(classes) => *seen = Some((Instant::now(), classes.items)),
                 Err(error) => {
                     tracing::warn!(%error, "the priority classes cannot be read; the queue goes by what was read before");

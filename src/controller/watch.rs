@@ -74,7 +74,10 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
             watcher::Event::InitApply(build) if is_first_list && has_turn(build) => {
                 remembered.turns.resume(&build.uid().unwrap_or_default(), &build.namespace().unwrap_or_default());
             }
-            watcher::Event::InitDone if is_first_list => is_first_list = false,
+            watcher::Event::InitDone if is_first_list => {
+                is_first_list = false;
+                remembered.turns.listed();
+            }
             watcher::Event::InitDone => remembered.forget_absent(of_watch.as_deref()),
             watcher::Event::Apply(build) => remembered.caught_up(build),
             _ => {}
@@ -101,10 +104,14 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
         .await;
 }
 
-/// Whether a build ran when this operator started.
+/// Whether a build had its turn when this operator started: it ran, or something else holds its pod back.
 fn has_turn(build: &WatchedBuild) -> bool {
-    let phase = build.open_status().and_then(|status| status.phase);
-    matches!(phase, Some(Phase::Pending | Phase::Running)) && build.meta().deletion_timestamp.is_none()
+    let Some(status) = build.open_status().filter(|_| build.meta().deletion_timestamp.is_none()) else { return false };
+    match status.phase {
+        Some(Phase::Pending | Phase::Running) => true,
+        Some(Phase::Queued) => status.pod.is_some(),
+        _ => false,
+    }
 }
 
 fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>

@@ -15,7 +15,7 @@ use crate::{api::FailureReason, plan::instructions::RegistryInstructions};
 /// The build has failed already; it does not wait long to hear more.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Nobody waits longer for a registry.
-const LIMIT: u32 = 24 * 60 * 60;
+const LIMIT: u32 = 60 * 60;
 
 /// The failure, with what the registry says about when to try again, if it says so.
 pub async fn of(failure: BuildFailure, registries: &BTreeMap<String, RegistryInstructions>) -> BuildFailure {
@@ -126,8 +126,8 @@ mod tests {
             (" 0 ", Some(0)),
             ("Thu, 01 Jan 2026 00:01:30 GMT", Some(90)),
             ("Wed, 31 Dec 2025 23:59:00 GMT", Some(0)),
-            ("4000000000", Some(86400)),
-            ("Fri, 01 Jan 2027 00:00:00 GMT", Some(86400)),
+            ("4000000000", Some(3600)),
+            ("Fri, 01 Jan 2027 00:00:00 GMT", Some(3600)),
             ("-1", None),
             ("soon", None),
         ] {

@@ -29,6 +29,7 @@ pub enum StopReason {
 #[derive(Clone)]
 pub struct Stop {
     reason: watch::Receiver<Option<StopReason>>,
+    told: watch::Receiver<bool>,
     clock: watch::Sender<Clock>,
 }
 
@@ -36,20 +37,30 @@ impl Stop {
     /// Listens for signals and starts the clock.
     pub fn new(instructions: &Instructions) -> std::io::Result<Self> {
         let (sender, reason) = watch::channel(None);
+        let (telling, told) = watch::channel(false);
         let clock = watch::Sender::new(Clock::new(instructions.deadlines));
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (end, watched) = (Instant::now() + Duration::from_secs(instructions.timeout_seconds), clock.subscribe());
         tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = telling.closed() => {}
+            }
+            telling.send_replace(true);
+            telling.closed().await;
+        });
+        let mut signalled = told.clone();
+        tokio::spawn(async move {
             let reason = tokio::select! {
-                _ = terminate.recv() => StopReason::Cancelled,
-                _ = interrupt.recv() => StopReason::Cancelled,
+                _ = signalled.wait_for(|told| *told) => StopReason::Cancelled,
                 reason = time_is_up(watched, end) => reason,
             };
             sender.send_replace(Some(reason));
             // Kept, so that those who listen late are told too.
             sender.closed().await;
         });
-        Ok(Self { reason, clock })
+        Ok(Self { reason, told, clock })
     }
 
     /// The run is in another phase from now on.
@@ -75,6 +86,13 @@ impl Stop {
     /// Waits until it is time to stop.
     pub async fn asked(&mut self) {
         if self.reason.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until a signal tells to stop; the time does not matter.
+    pub async fn told(&mut self) {
+        if self.told.wait_for(|told| *told).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -124,6 +142,7 @@ async fn time_is_up(mut clock: watch::Receiver<Clock>, end: Instant) -> StopReas
 mod tests {
     use std::sync::mpsc;
 
+    use futures::FutureExt;
     use serde_json::json;
 
     use super::{RunPhase, Stop, StopReason};
@@ -153,6 +172,7 @@ mod tests {
         late.enter(RunPhase::Build);
         late.asked().await;
         assert_eq!(late.reason(), Some(StopReason::Timeout));
+        assert!(late.told().now_or_never().is_none(), "an image that came at the last moment is still given to its client");
         let mut ended = stop(&json!({ "build": 1 }), 1);
         ended.enter(RunPhase::Build);
         ended.end();

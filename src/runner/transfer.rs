@@ -254,7 +254,7 @@ impl Transfer {
                         return Err(BuildFailure::new(FailureReason::Timeout, message));
                     }
                 }
-                () = stop.asked() => {
+                () = stop.told() => {
                     let message = "the build was told to stop before its files were fetched";
                     return Err(BuildFailure::new(FailureReason::Cancelled, message));
                 }

@@ -127,6 +127,39 @@ fn a_quota_queues_builds_instead_of_failing_them() {
     assert!(status["timings"]["queued"].is_string(), "{status}");
 }
 
+#[test]
+fn a_build_that_never_fits_its_quota_lets_smaller_ones_pass_and_says_so_once() {
+    let namespace = Namespace::new("quota-large");
+    namespace.apply(
+        "
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: small}
+spec: {hard: {pods: 1, limits.ephemeral-storage: 8Gi}}
+---
+apiVersion: v1
+kind: LimitRange
+metadata: {name: default}
+spec: {limits: [{type: Container, default: {ephemeral-storage: 2Gi}, defaultRequest: {ephemeral-storage: 10Mi}}]}
+",
+    );
+    let named = |name: &str, more: &str| build("sleep 2", more).replace("{ name: app }", &format!("{{ name: {name} }}"));
+    let large = "pod: { resources: { limits: { ephemeral-storage: 64Gi } } }\n  deadlines: { queue: 45s }";
+    namespace.apply(&named("large", large));
+    namespace.event("large", "QuotaExceeded");
+    for name in ["one", "two", "three"] {
+        namespace.apply(&named(name, ""));
+    }
+    for name in ["one", "two", "three"] {
+        namespace.succeeded(name);
+    }
+    let failure = namespace.failed("large", "Timeout")["failure"].clone();
+    assert!(failure["message"].as_str().unwrap().contains("deadlines.queue"), "{failure}");
+    let told = "involvedObject.name=large,reason=QuotaExceeded";
+    let told = namespace.kubectl(&["get", "events", "--field-selector", told, "-o", "name"]).ok();
+    assert_eq!(told.lines().count(), 1, "it was refused each few seconds: {told}");
+}
+
 /// What Kueue does where it is installed: its webhook gives the pod a gate, and takes it away when there is room.
 #[test]
 fn a_pod_that_a_scheduling_gate_holds_back_is_left_alone_until_it_is_lifted() {

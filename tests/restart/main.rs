@@ -164,6 +164,15 @@ fn builds_wait_for_their_turn_and_a_killed_operator_knows_whose_it_is() {
     {
         assert!(ended <= started, "turn {} began at {started}, before the last one ended at {ended}", number + 2);
     }
+    // Whose turn has just come may be gone before it takes it.
+    many.apply(&build("last", 30));
+    wait(&many, "last", "Running");
+    for (namespace, name) in [(&many, "deleted"), (&few, "next")] {
+        namespace.apply(&build(name, 1));
+        wait(namespace, name, "Queued");
+    }
+    many.kubectl(&["delete", "ocib", "last", "deleted"]).ok();
+    few.succeeded("next");
     drop(operator);
     cluster::kubectl(&["delete", "priorityclass", &class]).ok();
 }

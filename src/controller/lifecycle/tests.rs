@@ -47,6 +47,21 @@ fn recorded(phase: Phase, number: i32, pod_seen: bool) -> Recorded {
     }
 }
 
+#[test]
+fn neither_the_queue_nor_pauses_nor_earlier_attempts_are_time_in_which_the_pod_could_have_been_made() {
+    let later = |seconds| now() + SignedDuration::from_secs(seconds);
+    for (phase, started, retry, expected) in [
+        (Phase::Pending, Some(now()), None, Some(now())),
+        (Phase::Pending, Some(now()), Some(later(600)), Some(later(600))),
+        (Phase::Pending, Some(later(900)), Some(later(600)), Some(later(900))),
+        (Phase::Queued, None, None, None),
+        (Phase::Queued, Some(now()), None, None),
+    ] {
+        let recorded = Recorded { started, retry, ..recorded(phase, 2, false) };
+        assert_eq!(recorded.tried_since(), expected, "{recorded:?}");
+    }
+}
+
 fn success() -> BuildResult {
     let built = BuiltImage {
         digest: Digest::from_sha256([7; 32]),

@@ -86,7 +86,7 @@ fn a_namespace_with_a_long_line_does_not_keep_a_single_turn_for_itself() {
     }
     let mut order = Vec::new();
     let mut last = "a0".to_owned();
-    while queue.leave(&last) {
+    while queue.leave(&last, at(50)) {
         let Some((namespace, name)) = queue.next(at(50)).pop() else { break };
         queue.resume(&name, &namespace);
         last.clone_from(&name);
@@ -104,7 +104,7 @@ fn a_namespace_at_its_limit_waits_while_others_go_on() {
     assert_eq!(turn(&mut queue, "a2"), Turn::Waiting { position: 1 });
     assert_eq!(turn(&mut queue, "b1"), Turn::Granted);
     assert_eq!(queue.next(at(0)), []);
-    assert!(queue.leave("a1"));
+    assert!(queue.leave("a1", at(50)));
     assert_eq!(queue.next(at(0)), [("a".to_owned(), "a2".to_owned())]);
     assert_eq!(turn(&mut queue, "a2"), Turn::Granted);
 }
@@ -112,21 +112,21 @@ fn a_namespace_at_its_limit_waits_while_others_go_on() {
 #[test]
 fn a_turn_is_kept_until_the_build_leaves_and_then_goes_to_the_next() {
     let mut queue = full(&[("a1", 0), ("b1", 0)]);
-    assert!(queue.leave("something"));
+    assert!(queue.leave("something", at(50)));
     // The second asks first: it is not its turn.
     assert_eq!(queue.turn("b1", &ticket("b1", 0, 1), at(9)), Turn::Waiting { position: 2 });
     assert_eq!(queue.turn("a1", &ticket("a1", 0, 0), at(9)), Turn::Granted);
     assert_eq!(queue.turn("a1", &ticket("a1", 5, 7), at(99)), Turn::Granted, "also with another ticket");
-    assert!(queue.leave("a1"));
-    assert!(!queue.leave("a1"), "a second time changes nothing");
+    assert!(queue.leave("a1", at(50)));
+    assert!(!queue.leave("a1", at(50)), "a second time changes nothing");
     assert_eq!(queue.turn("b1", &ticket("b1", 0, 1), at(9)), Turn::Granted);
 }
 
 #[test]
 fn one_that_waits_and_leaves_is_nobodys_hindrance() {
     let mut queue = full(&[("a1", 0), ("b1", 0)]);
-    assert!(!queue.leave("a1"), "it had no turn to give");
-    assert!(queue.leave("something"));
+    assert!(!queue.leave("a1", at(50)), "it had no turn to give");
+    assert!(queue.leave("something", at(50)));
     assert_eq!(queue.turn("b1", &ticket("b1", 0, 1), at(9)), Turn::Granted);
 }
 
@@ -138,11 +138,63 @@ fn a_namespace_that_takes_no_pod_gives_its_turn_to_others_for_a_while() {
     queue.hold("a1", &first, at(2), at(7));
     assert_eq!(queue.turn("a2", &second, at(3)), Turn::Waiting { position: 1 }, "it is smaller, perhaps");
     assert_eq!(queue.turn("b1", &other, at(3)), Turn::Granted);
-    queue.leave("b1");
+    queue.leave("b1", at(4));
     assert_eq!(queue.next(at(6)), []);
     assert_eq!(queue.turn("a1", &first, at(7)), Turn::Waiting { position: 2 }, "it is behind, also when it asks first");
     assert_eq!(queue.next(at(7)), [("a".to_owned(), "a2".to_owned())]);
     assert_eq!(queue.turn("a2", &second, at(7)), Turn::Granted);
+}
+
+#[test]
+fn a_namespace_that_had_no_room_tries_one_at_a_time_and_goes_on_while_they_fit() {
+    let mut queue = Queue::new(limits(None, None));
+    let tickets: Vec<_> = ["a1", "a2", "a3", "a4"].into_iter().zip(0..).map(|(uid, since)| ticket(uid, 0, since)).collect();
+    for ticket in &tickets {
+        assert_eq!(queue.turn(&ticket.name, ticket, at(5)), Turn::Granted);
+    }
+    for ticket in &tickets {
+        queue.hold(&ticket.name, ticket, at(5), at(7));
+    }
+    let name = |uid: &str| vec![("a".to_owned(), uid.to_owned())];
+    assert_eq!(queue.next(at(6)), []);
+    assert_eq!(queue.next(at(7)), name("a1"), "the others are not even told");
+    assert_eq!(queue.turn("a2", &tickets[1], at(7)), Turn::Waiting { position: 2 });
+    assert_eq!(queue.turn("a1", &tickets[0], at(7)), Turn::Granted);
+    assert_eq!(queue.next(at(8)), [], "first it shows whether that one fits");
+    queue.fits("a1", at(8));
+    assert_eq!(queue.next(at(8)), name("a2"));
+    assert_eq!(queue.turn("a2", &tickets[1], at(8)), Turn::Granted);
+    queue.hold("a2", &tickets[1], at(8), at(10));
+    assert_eq!(queue.next(at(9)), []);
+    queue.leave("a1", at(9));
+    assert_eq!(queue.next(at(9)), name("a3"), "what has ended made room; who was refused more often is behind");
+}
+
+#[test]
+fn one_that_never_fits_is_behind_all_that_may_whatever_its_priority() {
+    let mut queue = Queue::new(limits(Some(1), None));
+    let (large, small, later) = (ticket("a1", 9, 0), ticket("a2", 0, 1), ticket("a3", 0, 2));
+    assert_eq!(queue.turn("a1", &large, at(2)), Turn::Granted);
+    queue.hold("a1", &large, at(2), at(4));
+    for (uid, ticket) in [("a2", &small), ("a3", &later)] {
+        assert!(matches!(queue.turn(uid, ticket, at(3)), Turn::Waiting { .. }));
+    }
+    // Its reconcile has written down since when it waits: that is another ticket, and no better place.
+    assert_eq!(queue.turn("a1", &Ticket { since: at(1), ..large.clone() }, at(4)), Turn::Waiting { position: 3 });
+    assert_eq!(queue.turn("a2", &small, at(4)), Turn::Granted);
+    queue.leave("a2", at(5));
+    assert_eq!(queue.turn("a3", &later, at(5)), Turn::Granted);
+    queue.leave("a3", at(6));
+    assert_eq!(queue.turn("a1", &large, at(6)), Turn::Granted);
+}
+
+#[test]
+fn a_turn_that_was_told_and_not_taken_goes_to_the_next() {
+    let mut queue = full(&[("a1", 0), ("b1", 0)]);
+    queue.leave("something", at(9));
+    assert_eq!(queue.next(at(9)), [("a".to_owned(), "a1".to_owned())]);
+    assert!(!queue.leave("a1", at(9)), "deleted before it took its turn");
+    assert_eq!(queue.next(at(9)), [("b".to_owned(), "b1".to_owned())]);
 }
 
 #[test]
@@ -153,7 +205,7 @@ fn positions_of_a_long_queue_are_right_after_a_second() {
         let place = queue.waiting[name].0.clone();
         assert_eq!(queue.turn(name, &place, at(400)), Turn::Waiting { position: number + 1 });
     }
-    queue.leave("a000");
+    queue.leave("a000", at(50));
     let last = queue.waiting["a299"].0.clone();
     assert_eq!(queue.turn("a299", &last, at(402)), Turn::Waiting { position: 299 });
 }
@@ -184,16 +236,19 @@ proptest! {
         let uid = |number: usize| format!("{}{number}", ["a", "b", "c"][number % 3]);
         let of = |number: usize| ticket(&uid(number), i32::try_from(number % 5).unwrap(), i64::try_from(number).unwrap());
         let mut resumed = 0;
+        let free_in = |queue: &Queue, namespace: &str| {
+            most_per_namespace.saturating_sub(queue.running_in.get(namespace).copied().unwrap_or_default())
+        };
         for (second, step) in (0..).zip(steps) {
             match step {
                 Step::Ask(number) => {
-                    let had_room = queue.free() > 0;
+                    let had_room = queue.free() > 0 && free_in(&queue, &of(number).namespace) > 0;
                     let was_running = queue.running.contains_key(&uid(number));
                     let turn = queue.turn(&uid(number), &of(number), at(second));
                     prop_assert!(was_running || had_room || turn != Turn::Granted);
                 }
                 Step::Leave(number) => {
-                    queue.leave(&uid(number));
+                    queue.leave(&uid(number), at(second));
                 }
                 Step::Hold(number) => {
                     queue.hold(&uid(number), &of(number), at(second), at(second) + SignedDuration::from_secs(3));
@@ -207,6 +262,8 @@ proptest! {
             prop_assert_eq!(queue.running_in.values().sum::<usize>(), queue.running());
             let is_known = |namespace: &String| queue.running_in.contains_key(namespace) || queue.lines.contains_key(namespace);
             prop_assert!(queue.last_turn.keys().all(is_known));
+            prop_assert!(queue.held.keys().all(|namespace| queue.lines.contains_key(namespace)));
+            prop_assert!(queue.refusals.keys().all(|uid| queue.running.contains_key(uid) || queue.waiting.contains_key(uid)));
             prop_assert_eq!(queue.lines.values().map(std::collections::BTreeSet::len).sum::<usize>(), queue.waiting());
         }
         // From here on those who run end, one after the other, and those whose turn it is take it.
@@ -214,7 +271,7 @@ proptest! {
         while queue.waiting() > 0 {
             let running: Vec<String> = queue.running.keys().take(1).cloned().collect();
             for uid in &running {
-                queue.leave(uid);
+                queue.leave(uid, at(now));
             }
             for (_, name) in queue.next(at(now)) {
                 let ticket = queue.waiting[&name].0.clone();
