@@ -1,12 +1,13 @@
 //! The termination message of a build's container, and the pod around it, on their way into the status.
 
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use ocibuild::{
     api::OciBuildStatus,
     controller::{
         diagnose::{PodState, diagnose},
         lifecycle::Wanted,
         summarise::{Facts, Standing, summarise},
+        watched_pod::WatchedPod,
     },
 };
 use proptest::prelude::*;
@@ -111,7 +112,7 @@ fn damaged(text: impl Strategy<Value = String>) -> impl Strategy<Value = String>
     )
 }
 
-fn pod(message: &str, more: &Value) -> Pod {
+fn pod(message: &str, more: &Value) -> WatchedPod {
     let mut pod = json!({
         "metadata": { "name": "b-g1-a1", "ownerReferences": [{ "apiVersion": "v1", "kind": "OciBuild", "name": "b", "uid": "u" }] },
         "status": {
