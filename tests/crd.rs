@@ -82,7 +82,7 @@ fn names_scope_and_columns_stay() {
     let definition = definition();
     let columns = definition["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap();
     let columns: Vec<_> = columns.iter().map(|column| column["name"].as_str().unwrap()).collect();
-    assert_eq!(columns, ["Phase", "Progress", "Image", "Digest", "Time", "Age", "Reason", "Tar", "Pod", "Queue"]);
+    assert_eq!(columns, ["Phase", "Progress", "Image", "Digest", "Reason", "Time", "Age", "Tar", "Pod", "Queue"]);
     assert_eq!(definition["spec"]["scope"], "Namespaced");
     assert_eq!(definition["spec"]["versions"][0]["subresources"], serde_json::json!({ "status": {} }));
 }

@@ -20,6 +20,13 @@ AT_EXIT=()
 
 note() { printf '    %s\n' "$*"; }
 
+# For a script that takes none: whoever asks it something is told what it does, and nothing is done.
+no_arguments() {
+    [ "$#" = 0 ] && return
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '$d' >&2
+    exit 2
+}
+
 # Ends the script with one sentence that says what to do.
 die() {
     printf 'error: %s\n' "$*" >&2
@@ -80,12 +87,13 @@ step_close() {
 }
 
 step_report_failure() {
-    local status=$?
+    local status=$? how
     if [ -n "$STEP_TEXT" ] && [ "$status" -ne 0 ]; then
         if [ -n "$STEP_LOG" ] && [ -s "$STEP_LOG" ]; then
             tail -n 40 "$STEP_LOG" | sed 's/^/    | /' >&7
         fi
-        printf '    failed after %s: %s\n' "$(seconds_since "$STEP_START")" "$STEP_TEXT" >&7
+        case $status in 130 | 143) how=interrupted ;; *) how=failed ;; esac
+        printf '    %s after %s: %s\n' "$how" "$(seconds_since "$STEP_START")" "$STEP_TEXT" >&7
     fi
     step_close
     local command

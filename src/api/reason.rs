@@ -169,6 +169,23 @@ impl FailureReason {
         )
     }
 
+    /// Whether it can be mended without a change of the spec: a build of an unchanged spec must be asked for.
+    pub const fn may_be_mended_elsewhere(self) -> bool {
+        !matches!(
+            self,
+            Self::InvalidSpec
+                | Self::SourceChecksumMismatch
+                | Self::SourceInvalid
+                | Self::DockerfileMissing
+                | Self::DockerfileInvalid
+                | Self::StepFailed
+                | Self::FileNotFound
+                | Self::FileInvalid
+                | Self::OutOfMemory
+                | Self::Cancelled
+        )
+    }
+
     /// What the user can do about it.
     pub const fn hint(self) -> &'static str {
         match self {
@@ -178,9 +195,9 @@ impl FailureReason {
                 "Look at the claim (kubectl describe pvc): its storage class, and whether the cluster can make such a volume."
             }
             Self::SecretMissing => {
-                "Create the Secret with that key in the namespace of the OciBuild, or correct its name. For a registry: kubectl create secret docker-registry NAME --docker-server=… --docker-username=… --docker-password=…"
+                "Create the Secret with that key in the namespace of the OciBuild, or correct its name: kubectl create secret generic NAME --from-file=KEY=FILE; for a registry kubectl create secret docker-registry NAME --docker-server=… --docker-username=… --docker-password=…"
             }
-            Self::SecretInvalid => "Correct the Secret that the message names, then set the annotation ocibuild.dev/rebuild.",
+            Self::SecretInvalid => "Correct the Secret that the message names.",
             Self::ConfigMapMissing => "Create the ConfigMap in the namespace of the OciBuild, or correct its name or key.",
             Self::SourceNotFound => "Check the address, the revision and the path of the source.",
             Self::SourceUnauthorized => {
@@ -196,14 +213,16 @@ impl FailureReason {
                 "Check that the archive is a tar (plain, gzip or zstd) and that no path or link in it leaves its root."
             }
             Self::ContextMissing => {
-                "Correct context, a path below the source's root, or fill the source: the message lists what is there. Then apply the manifest again or set ocibuild.dev/rebuild."
+                "Correct context, a path below the source's root, or fill the source: the message lists what is there."
             }
             Self::DockerfileMissing => {
-                "dockerfile is a path below the source's root, else below the context; the message names the paths that were tried."
+                "dockerfile is a path below the source's root, else below the context; the message names what was looked for."
             }
-            Self::DockerfileInvalid => "Correct the line of the Dockerfile that the message names.",
+            Self::DockerfileInvalid => {
+                "Correct the Dockerfile, in the line that the message names if it names one; a stage that is not there may be a mistake in target."
+            }
             Self::StepFailed => {
-                "Read the log excerpt: the command itself failed. The whole log: kubectl logs of the pod that status.pod.name names."
+                "Read the log excerpt: the command itself failed. The whole log: kubectl logs, with the pod that status.pod.name names."
             }
             Self::FileNotFound => {
                 "Check the path that the message names: a field's path is relative to the source's root, that of COPY or ADD to the context; .dockerignore may leave it out."
@@ -235,7 +254,7 @@ impl FailureReason {
                 "Check the host name, and the DNS where the build runs; in a cluster a NetworkPolicy may also block it."
             }
             Self::TlsFailure => {
-                "The certificate is not trusted, or the host speaks plain http. The operator's configuration (registries) can allow either for a host."
+                "The certificate is not trusted, or the host speaks plain http: name its authority, or http: true, in spec.registries or in the operator's configuration (registries)."
             }
             Self::RegistryNotV2 => "Check the address: the host answers, but not as an image registry.",
             Self::PushRefused => "Read the registry's words in the message.",
@@ -257,7 +276,7 @@ impl FailureReason {
             Self::Unschedulable => "Read the scheduler's words in the message: requests, node selector, tolerations, volumes.",
             Self::QuotaExceeded => "Wait until other builds have ended, or raise the ResourceQuota of the namespace.",
             Self::AdmissionRefused => {
-                "Use another isolation, or let the namespace admit the pod: the message has the words of the policy."
+                "The message has the words of the policy. Builds need Pod Security level baseline: kubectl label --overwrite namespace NAMESPACE pod-security.kubernetes.io/enforce=baseline; docs/isolation.md says which isolation needs more."
             }
             Self::DaemonDied => {
                 "Read the log of container buildkitd. On hardened nodes rootless builds need unconfined seccomp and AppArmor, see docs/isolation.md."

@@ -37,9 +37,9 @@ pub(super) const OBJECT_NAME: &str = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9]
     printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress.summary"),
     printcolumn(name = "Image", type_ = "string", json_path = ".status.image.reference"),
     printcolumn(name = "Digest", type_ = "string", json_path = ".status.image.shortDigest"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Time", type_ = "string", json_path = ".status.duration"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.failure.reason", priority = "1"),
     printcolumn(name = "Tar", type_ = "string", json_path = ".status.tar.location", priority = "1"),
     printcolumn(name = "Pod", type_ = "string", json_path = ".status.pod.name", priority = "1"),
     printcolumn(name = "Queue", type_ = "integer", json_path = ".status.queue.position", priority = "1")
@@ -47,6 +47,7 @@ pub(super) const OBJECT_NAME: &str = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9]
 #[serde(rename_all = "camelCase")]
 #[x_kube(cel)]
 #[x_kube(validation = Rule::new("!self.push || has(self.registry)").message("registry: required with push: true, for example registry: docker.io/my-team"))]
+#[x_kube(validation = Rule::new("!has(self.registry) || !self.imageName.startsWith(self.registry.split('/')[0] + '/')").message("imageName: without the registry, which stands in registry already"))]
 #[x_kube(validation = Rule::new("!(has(self.output) && has(self.output.none)) || self.push").message("output.none: only with push: true, else the image would be lost"))]
 #[x_kube(validation = Rule::new("!(has(self.outputFormat) && self.outputFormat == 'docker' && has(self.platforms) && self.platforms.size() > 1)").message("outputFormat: a docker tar holds one platform; write oci, or leave it out with several platforms"))]
 #[x_kube(validation = Rule::new("!(has(self.outputFormat) && self.outputFormat == 'docker' && has(self.attestations))").message("outputFormat: a docker tar cannot hold attestations; write oci, or leave it out with attestations"))]

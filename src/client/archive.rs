@@ -48,6 +48,9 @@ pub enum PackError {
     /// A path that leaves the folder.
     #[error("{0:?} is outside the task's folder; name inputs by their relative paths")]
     Outside(String),
+    /// No folder where the context should be.
+    #[error("CONTEXT: there is no folder {0:?} in the task's folder")]
+    NoContext(String),
     /// No Dockerfile in any of the places where it may be.
     #[error("there is no Dockerfile: {0} a file of the task's folder")]
     NoDockerfile(String),
@@ -68,8 +71,22 @@ pub enum PackError {
         error: io::Error,
     },
     /// The archive cannot be written.
-    #[error("the archive of the source cannot be written: {0}")]
+    #[error("the archive of the source cannot be written to TMPDIR: {0}")]
     Write(io::Error),
+}
+
+/// Whether the context and the Dockerfile of a selection are there.
+pub fn check(folder: &Path, selection: &Selection) -> Result<(), PackError> {
+    context_and_dockerfile(folder, selection).map(drop)
+}
+
+fn context_and_dockerfile(folder: &Path, selection: &Selection) -> Result<(PathBuf, PathBuf), PackError> {
+    let context = inside(&selection.context)?;
+    if !folder.join(&context).is_dir() {
+        return Err(PackError::NoContext(selection.context.clone()));
+    }
+    let dockerfile = dockerfile(folder, &context, selection.dockerfile.as_deref())?;
+    Ok((context, dockerfile))
 }
 
 /// Packs the selection of a folder.
@@ -83,8 +100,7 @@ pub fn pack(folder: &Path, selection: &Selection, to: impl Write) -> Result<Arch
         left_out: 0,
     };
     packer.builder.follow_symlinks(false);
-    let context = inside(&selection.context)?;
-    let dockerfile = dockerfile(folder, &context, selection.dockerfile.as_deref())?;
+    let (context, dockerfile) = context_and_dockerfile(folder, selection)?;
     // An empty context is one too.
     packer.entry(&context)?;
     let patterns = ignore_patterns(folder, &context, &dockerfile)?;
@@ -386,6 +402,8 @@ mod tests {
             (selection(".", Some("a/../../x"), &[]), "\"a/../../x\" is outside"),
             (selection("bad", None, &[]), "bad/.dockerignore: line 2: \"[b\""),
             (selection("empty", None, &[]), "there is no Dockerfile: \"empty/Dockerfile\" is not a file"),
+            (selection("emtpy", None, &[]), "CONTEXT: there is no folder \"emtpy\""),
+            (selection("Dockerfile", None, &[]), "CONTEXT: there is no folder \"Dockerfile\""),
             (
                 selection("empty", Some("x/D"), &[]),
                 "there is no Dockerfile: neither \"x/D\" nor \"empty/x/D\" is a file of the task's folder",

@@ -40,6 +40,7 @@ pub struct Submission {
     builds: Api<OciBuild>,
     pods: Api<Pod>,
     secrets: Api<Secret>,
+    namespace: String,
     name: String,
 }
 
@@ -77,6 +78,7 @@ impl Submission {
             builds: Api::namespaced(client.clone(), namespace),
             pods: Api::namespaced(client.clone(), namespace),
             secrets: Api::namespaced(client.clone(), namespace),
+            namespace: namespace.to_owned(),
             name: name.to_owned(),
         }
     }
@@ -124,6 +126,11 @@ impl Submission {
         self.builds.patch(&self.name, &PatchParams::default(), &released).await.map(drop)
     }
 
+    /// The build's namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The build's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -136,7 +143,7 @@ impl Submission {
 
     /// Renews the build's lease for as long as it is polled; it ends only when the build is lost to this task.
     pub async fn keep_lease(&self, lease: Duration) -> Lost {
-        let renewal = RENEWAL.min(lease / 4);
+        let renewal = RENEWAL.min(lease / 4).max(PAUSE);
         let (mut number, mut answered, mut pause): (u64, Instant, Duration) = (0, Instant::now(), renewal);
         loop {
             tokio::time::sleep(pause).await;
@@ -151,7 +158,7 @@ impl Submission {
                 }
                 Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Lost::Deleted(self.name.clone()),
                 Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => (status.message, FORBIDDEN, true),
-                Ok(Err(error)) => (format!("{:#}", anyhow::Error::from(error)), SILENT, false),
+                Ok(Err(error)) => (words(error), SILENT, false),
                 Err(_) => (format!("no answer within {}s", CALL.as_secs()), SILENT, false),
             };
             if answered.elapsed() > patience + renewal {
@@ -200,16 +207,24 @@ impl Submission {
     /// The same, over an API server that is away for a moment.
     pub async fn delete_within(&self, time: Duration) -> Result<(), String> {
         let end = tokio::time::Instant::now() + time;
-        let mut words = format!("the API server did not answer within {}s", time.as_secs());
+        let mut last = format!("the API server did not answer within {}s", time.as_secs());
         loop {
             match tokio::time::timeout_at(end, self.delete()).await {
                 Ok(Ok(())) => return Ok(()),
-                Ok(Err(error)) => words = format!("{:#}", anyhow::Error::from(error)),
-                Err(_) => return Err(words),
+                Ok(Err(error)) => last = words(error),
+                Err(_) => return Err(last),
             }
             if tokio::time::timeout_at(end, tokio::time::sleep(PAUSE)).await.is_err() {
-                return Err(words);
+                return Err(last);
             }
         }
+    }
+}
+
+/// What the API server says, without the rest of its answer; of another error all that is known.
+pub fn words(error: kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message,
+        other => format!("{:#}", anyhow::Error::from(other)),
     }
 }

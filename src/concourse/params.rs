@@ -143,6 +143,11 @@ pub enum InvalidParameter {
         /// The path.
         path: String,
     },
+    /// A target whose files would have no folder of their own.
+    #[error(
+        "ADDITIONAL_TARGETS: {0:?} is no name of a stage that could have an output of its own: letters, digits, '.', '_' and '-', a letter or digit first, and not image"
+    )]
+    TargetName(String),
     /// UNPACK_ROOTFS with several platforms.
     #[error("UNPACK_ROOTFS: only for one platform; IMAGE_PLATFORM names {0}")]
     RootfsOfPlatforms(usize),
@@ -263,7 +268,7 @@ impl TaskParameters {
             image_args: environment.pairs("IMAGE_ARGS", "IMAGE_ARG_")?,
             target: environment.owned("TARGET"),
             target_file: environment.owned("TARGET_FILE"),
-            additional_targets: environment.list("ADDITIONAL_TARGETS")?,
+            additional_targets: target_names(environment.list("ADDITIONAL_TARGETS")?)?,
             output_oci: environment.boolean("OUTPUT_OCI")? || platforms.len() > 1,
             unpack_rootfs: environment.boolean("UNPACK_ROOTFS")?,
             platforms,
@@ -353,6 +358,20 @@ fn hosts(elements: &[String]) -> Result<BTreeMap<String, String>, InvalidParamet
         hosts.insert(host.to_owned(), address.to_owned());
     }
     Ok(hosts)
+}
+
+/// The files of a target go to the folder of its name.
+fn target_names(targets: Vec<String>) -> Result<Vec<String>, InvalidParameter> {
+    let is_name = |target: &str| {
+        target.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && target.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+            && target != "image"
+    };
+    let targets: Vec<String> = targets.iter().map(|target| target.trim().to_owned()).collect();
+    match targets.iter().find(|target| !is_name(target)) {
+        Some(target) => Err(InvalidParameter::TargetName(target.clone())),
+        None => Ok(targets),
+    }
 }
 
 #[cfg(test)]

@@ -138,7 +138,7 @@ impl Session<'_> {
         if status.phase == Some(Phase::Succeeded) {
             bail!("the image was built, but its pod ended before the files were here; run the task again");
         }
-        say(summary::failure(status.failure.as_ref(), self.submission.name()).trim_end());
+        say(summary::failure(status.failure.as_ref(), self.submission.namespace(), self.submission.name()).trim_end());
         Ok(false)
     }
 }

@@ -67,9 +67,9 @@ fn times(result: &BuildResult, spans: &Spans) -> String {
 }
 
 /// The last lines of a task whose build failed.
-pub fn failure(failure: Option<&Failure>, name: &str) -> String {
+pub fn failure(failure: Option<&Failure>, namespace: &str, name: &str) -> String {
     let Some(failure) = failure else {
-        return format!("failed  the build ended without a reason\nbuild   kubectl describe ocibuild {name}\n");
+        return format!("failed  the build ended without a reason\nbuild   kubectl -n {namespace} describe ocibuild {name}\n");
     };
     let mut text = format!("failed  {}: {}\n", failure.reason, failure.message);
     // Writing to a String cannot fail.
@@ -79,7 +79,9 @@ pub fn failure(failure: Option<&Failure>, name: &str) -> String {
     for line in failure.log_excerpt.iter().flat_map(|excerpt| excerpt.lines()) {
         let _ = writeln!(text, "      | {line}");
     }
-    let _ = writeln!(text, "hint    {}\nbuild   {name}; it is kept for a while: kubectl describe ocibuild {name}", failure.hint);
+    let hint = failure.reason.hint();
+    let _ =
+        writeln!(text, "hint    {hint}\nbuild   {name}; it is kept for a while: kubectl -n {namespace} describe ocibuild {name}");
     text
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use k8s_openapi::ByteString;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -27,7 +27,11 @@ use super::{
     template::template,
 };
 use crate::{
-    client::{packing::Packing, submission::Submission},
+    client::{
+        archive,
+        packing::Packing,
+        submission::{Submission, words},
+    },
     plan::duration::parse_duration,
 };
 
@@ -35,6 +39,8 @@ use crate::{
 const LAST_WORDS: Duration = Duration::from_secs(6);
 /// A lease that cannot be read is refused by the API server; until then it counts as this.
 const LEASE: Duration = Duration::from_mins(1);
+/// Most bytes of a file that is a secret: a Secret may be 1 MiB large.
+const SECRET_LIMIT: u64 = 1 << 20;
 /// Exit code of a process that SIGTERM ended.
 const TERMINATED: u8 = 143;
 
@@ -70,7 +76,7 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         Some(Ok(false)) => 1,
         Some(Err(error)) => {
             eprintln!("error: {error:#}");
-            if let Some(begun) = begun {
+            if let Some(begun) = begun.filter(|_| !error.is::<NotMade>()) {
                 say(&format!("the build {}: {}", begun.submission.name(), begun.take_back().await));
             }
             1
@@ -79,6 +85,11 @@ pub async fn run() -> anyhow::Result<ExitCode> {
     // Not by a return: that would wait for what is still being packed or unpacked.
     std::process::exit(code.into());
 }
+
+/// The API server refused the build: there is nothing to take back.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotMade(String);
 
 /// What a task has begun, and takes back when it does not end well.
 struct Begun {
@@ -110,6 +121,7 @@ async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Begun>) -> 
     let template = template(variables, |path| fs::read_to_string(folder.join(path)))?;
     let task = TaskBuild::new(&parameters, &name, template);
     let secret = secret_data(&task.secret, &folder)?;
+    archive::check(&folder, &task.selection)?;
     let source = Packing::begin(&folder, &task.selection).context("TMPDIR takes no archive of the source")?;
     tokio::spawn(announce(source.clone()));
     let (client, namespace) = access::connect(variables).await?;
@@ -134,7 +146,7 @@ async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Begun>) -> 
         made = made => made?,
         error = failed(&source) => return Err(error),
     };
-    made.map_err(in_words).with_context(|| format!("the OciBuild {name} could not be made in namespace {namespace}"))?;
+    made.map_err(not_made).with_context(|| format!("the OciBuild {name} could not be made in namespace {namespace}"))?;
     say(&format!("OciBuild {namespace}/{name}"));
     let session = Session { submission, source: &source, outputs: &begun.outputs, rootfs: parameters.unpack_rootfs, begin };
     tokio::select! {
@@ -157,15 +169,25 @@ async fn announce(source: Packing) {
 async fn failed(source: &Packing) -> anyhow::Error {
     match source.archive().await {
         Ok(_) => std::future::pending().await,
-        Err(error) => anyhow::Error::from(error).context("the source cannot be packed; its archive goes to TMPDIR"),
+        Err(error) => anyhow::Error::from(error).context("the source cannot be packed"),
     }
 }
 
-/// What the API server says, without the rest of its answer.
-fn in_words(error: kube::Error) -> anyhow::Error {
-    match error {
-        kube::Error::Api(status) => anyhow::anyhow!("{}", status.message),
-        other => other.into(),
+/// What the API server says, and which parameter that is about.
+fn not_made(error: kube::Error) -> anyhow::Error {
+    let status = if let kube::Error::Api(status) = &error { status.code } else { 0 };
+    let words = words(error);
+    match status {
+        401 => {
+            NotMade(format!("{words}: the API server does not take KUBE_TOKEN, or the user of KUBECONFIG; it may have expired"))
+                .into()
+        }
+        403 => NotMade(format!("{words}; docs/concourse.md shows how to make an account that may")).into(),
+        400..500 => NotMade(words).into(),
+        0 if words.contains("certificate") => {
+            NotMade(format!("{words}: KUBE_CA, or the authority of KUBECONFIG, is not that of the API server")).into()
+        }
+        _ => anyhow::anyhow!(words),
     }
 }
 
@@ -173,11 +195,41 @@ fn secret_data(content: &BTreeMap<String, SecretContent>, folder: &Path) -> anyh
     let read = |(key, content): (&String, &SecretContent)| {
         let bytes = match content {
             SecretContent::Text(text) => text.reveal().as_bytes().to_vec(),
-            SecretContent::File(path) => {
-                fs::read(folder.join(path)).with_context(|| format!("{path}, which the parameters name, cannot be read"))?
-            }
+            SecretContent::File(path) => secret_file(&folder.join(path))
+                .with_context(|| format!("{path}, which the parameters name, cannot be read as a secret"))?,
         };
         Ok((key.clone(), ByteString(bytes)))
     };
     content.iter().map(read).collect()
+}
+
+/// Who opens a pipe waits until somebody writes to it.
+fn secret_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let metadata = fs::metadata(path)?;
+    ensure!(metadata.is_file(), "it is not a file");
+    if metadata.len() > SECRET_LIMIT {
+        bail!("it has {} bytes; a secret has at most {SECRET_LIMIT}", metadata.len());
+    }
+    Ok(fs::read(path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SECRET_LIMIT, fs, secret_file};
+
+    #[test]
+    fn a_secret_is_a_file_that_fits_into_a_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("key"), "hunter2").unwrap();
+        assert_eq!(secret_file(&path("key")).unwrap(), b"hunter2");
+        fs::File::create(path("huge")).unwrap().set_len(SECRET_LIMIT + 1).unwrap();
+        std::process::Command::new("mkfifo").arg(path("pipe")).status().unwrap();
+        for (name, words) in
+            [("pipe", "not a file"), (".", "not a file"), ("huge", "has 1048577 bytes"), ("none", "No such file")]
+        {
+            let error = secret_file(&path(name)).unwrap_err().to_string();
+            assert!(error.contains(words), "{name}: {error}");
+        }
+    }
 }

@@ -101,7 +101,7 @@ pub fn diagnose(pod: Option<&WatchedPod>, owner: &str, now: Timestamp) -> PodSta
     let (build, daemon) = (pod.build.as_ref(), pod.daemon.as_ref());
     let disruption = disruption(pod);
 
-    if let Some(terminated) = build.and_then(|build| build.state.terminated.as_ref()) {
+    if let Some(terminated) = build.and_then(|build| build.state.terminated()) {
         // For its own limits the kubelet evicts a pod without the condition.
         let is_evicted = pod.reason.as_deref() == Some("Evicted");
         let evicted = is_evicted.then(|| failed_pod(pod, disruption.clone())).or(disruption);
@@ -116,7 +116,7 @@ pub fn diagnose(pod: Option<&WatchedPod>, owner: &str, now: Timestamp) -> PodSta
         let overdue = now.duration_since(deletion.0) > TERMINATION_SLACK;
         return if overdue { PodState::Lost(failure) } else { PodState::Terminating(failure) };
     }
-    if build.is_some_and(|build| build.state.running.is_some()) {
+    if build.is_some_and(|build| matches!(build.state, ContainerState::Running)) {
         return PodState::Running(Running { address: pod.address.clone() });
     }
     let is_gated = |scheduled: &&PodCondition| scheduled.reason.as_deref() == Some("SchedulingGated");
@@ -169,7 +169,7 @@ fn ended(
 
 /// What a daemon said before it ended, as the kubelet took it from its log.
 fn last_words(daemon: &Container) -> Option<String> {
-    let last = daemon.last_state.terminated.as_ref().filter(|terminated| terminated.exit_code != 0)?;
+    let last = daemon.last_state.terminated().filter(|terminated| terminated.exit_code != 0)?;
     // A Go program follows its words by its stack.
     let is_stack = |line: &str| ["\t", "main.", "runtime.", "github.com/"].iter().any(|begin| line.starts_with(begin));
     let said: Vec<_> = last.message.as_deref()?.lines().filter(|line| !line.is_empty() && !is_stack(line)).collect();
@@ -297,7 +297,7 @@ fn names_own_claim(pod: &WatchedPod, message: &str) -> bool {
 }
 
 fn stuck_container(container: &Container) -> Option<(FailureReason, String, bool)> {
-    let waiting = container.state.waiting.as_ref()?;
+    let waiting = container.state.waiting()?;
     let words = waiting.message.clone().unwrap_or_default();
     let message = |what: &str| format!("container {}: {what}: {words}", container.name);
     match waiting.reason.as_deref()? {
@@ -315,7 +315,7 @@ fn stuck_container(container: &Container) -> Option<(FailureReason, String, bool
 }
 
 fn was_out_of_memory(container: &Container) -> bool {
-    let killed = |state: &ContainerState| state.terminated.as_ref().is_some_and(|end| end.reason.as_deref() == Some("OOMKilled"));
+    let killed = |state: &ContainerState| state.terminated().is_some_and(|end| end.reason.as_deref() == Some("OOMKilled"));
     killed(&container.state) || killed(&container.last_state)
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{CANCEL_ANNOTATION, FailureReason, OciBuild, Phase, REBUILD_ANNOTATION},
-    plan::{Attempt, operator_config::Waits},
+    plan::{Attempt, duration::format_duration, operator_config::Waits},
     runner::result::{BuildFailure, BuildResult, Outcome},
 };
 
@@ -318,8 +318,12 @@ fn wait(waiting: &Waiting, limits: &Limits, now: Timestamp) -> Decision {
         };
         return Decision::Finish(BuildResult::failed(BuildFailure::new(waiting.reason, message)));
     }
+    let limit = format_duration(limit);
     Decision::Wait {
-        message: waiting.message.clone(),
+        message: match waiting.message.as_str() {
+            "" => String::new(),
+            words => format!("{words} (the build fails after {limit} of this: deadlines.{field})"),
+        },
         reason: (!waiting.message.is_empty()).then_some(waiting.reason),
         recheck: Some(left + Duration::from_millis(50)),
     }

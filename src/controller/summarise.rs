@@ -301,7 +301,8 @@ fn succeed(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'
 
 fn fail(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>, failure: &BuildFailure) {
     let step = failure.step.as_ref().map(|step| format!(" in step {step}")).unwrap_or_default();
-    let message = shortened(&format!("{}{step}. {}", failure.message, failure.reason.hint()), 1024);
+    let hint = hint(failure.reason);
+    let message = shortened(&format!("{}{step}. {hint}", failure.message), 1024);
     let reason = failure.reason.as_str();
     status.phase = Some(Phase::Failed);
     status.tar = None;
@@ -311,12 +312,18 @@ fn fail(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>,
         step: failure.step.clone(),
         exit_code: failure.exit_code,
         log_excerpt: failure.log_excerpt.as_ref().map(|excerpt| shortened(excerpt, TEXT_LIMIT)),
-        hint: failure.reason.hint().to_owned(),
+        hint,
     });
     status.conditions = vec![
         condition(before, facts, ConditionType::Ready, "False", reason, &message),
         condition(before, facts, ConditionType::Stalled, "True", reason, &message),
     ];
+}
+
+fn hint(reason: FailureReason) -> String {
+    let again = "Then build again: kubectl annotate --overwrite ocibuild NAME ocibuild.dev/rebuild=\"$(date)\"";
+    let words = reason.hint();
+    if reason.may_be_mended_elsewhere() { format!("{words} {again}") } else { words.to_owned() }
 }
 
 fn conditions_in_progress(before: &OciBuildStatus, facts: &Facts<'_>, reason: &str, message: &str) -> Vec<Condition> {

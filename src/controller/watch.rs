@@ -20,7 +20,7 @@ use super::{
     reconcile::{error_policy, reconcile},
     turns::Turns,
     watched_build::WatchedBuild,
-    watched_pod::WatchedPod,
+    watched_pod::{ContainerState, WatchedPod},
 };
 use crate::{
     api::{CANCEL_ANNOTATION, OciBuild, Phase, REBUILD_ANNOTATION},
@@ -142,21 +142,23 @@ fn changed<K>(
 where
     K: Resource + Send + 'static,
 {
-    let mut seen: HashMap<String, u64> = HashMap::new();
+    // By a hash of their UIDs: there are many, and two alike are as rare as two alike fingerprints.
+    let mut seen: HashMap<u64, u64> = HashMap::new();
+    let uid = |object: &K| hash(&object.uid());
     let mut is_first_list = true;
     events.try_filter_map(move |event| {
         ready(Ok(match event {
             watcher::Event::InitApply(object) if is_first_list => {
-                seen.insert(object.uid().unwrap_or_default(), (wakes.fingerprint)(&object));
+                seen.insert(uid(&object), (wakes.fingerprint)(&object));
                 (wakes.at_start)(&object).then_some(object)
             }
             watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
                 let print = (wakes.fingerprint)(&object);
-                let before = seen.insert(object.uid().unwrap_or_default(), print).unwrap_or(wakes.nothing);
+                let before = seen.insert(uid(&object), print).unwrap_or(wakes.nothing);
                 (before != print).then_some(object)
             }
             watcher::Event::Delete(object) => {
-                seen.remove(&object.uid().unwrap_or_default());
+                seen.remove(&uid(&object));
                 Some(object)
             }
             watcher::Event::InitDone => {
@@ -185,7 +187,7 @@ fn pod_wakes() -> Wakes<WatchedPod> {
 }
 
 fn has_ended(pod: &WatchedPod) -> bool {
-    pod.build.as_ref().is_some_and(|build| build.state.terminated.is_some())
+    pod.build.as_ref().is_some_and(|build| build.state.terminated().is_some())
 }
 
 /// What of a build asks for something; its status is written by the controller itself.
@@ -205,10 +207,10 @@ fn pod_fingerprint(pod: &WatchedPod) -> u64 {
         .map(|condition| (&condition.type_, &condition.status, &condition.reason, &condition.message))
         .collect();
     let stuck = [&pod.build, &pod.daemon].map(|container| {
-        let reason = container.as_ref()?.state.waiting.as_ref()?.reason.as_ref()?;
+        let reason = container.as_ref()?.state.waiting()?.reason.as_ref()?;
         (reason != "PodInitializing" && reason != "ContainerCreating").then_some(reason)
     });
-    let runs = pod.build.as_ref().is_some_and(|build| build.state.running.is_some());
+    let runs = pod.build.as_ref().is_some_and(|build| matches!(build.state, ContainerState::Running));
     let has_failed = pod.phase.as_deref() == Some("Failed");
     hash(&(pod.metadata.deletion_timestamp.is_some(), has_failed, conditions, stuck, runs, has_ended(pod)))
 }

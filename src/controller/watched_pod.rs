@@ -9,12 +9,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::Resource;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::plan::{layout, pod::ISOLATION_ANNOTATION};
-
-/// Conditions of a pod that say something.
-pub const CONDITIONS: [&str; 2] = ["PodScheduled", "DisruptionTarget"];
 
 /// A pod, as far as it is read.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -36,7 +33,7 @@ pub struct WatchedPod {
     pub message: Option<String>,
     /// Its address.
     pub address: Option<String>,
-    /// Those of [`CONDITIONS`].
+    /// `DisruptionTarget`, and `PodScheduled` of one that has not ended.
     pub conditions: Vec<PodCondition>,
     /// The container of the build.
     pub build: Option<Container>,
@@ -56,21 +53,20 @@ pub struct Container {
     pub last_state: ContainerState,
 }
 
-/// What a container does: one of these, or nothing yet.
+/// What a container does.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct ContainerState {
+#[serde(from = "AnsweredState")]
+pub enum ContainerState {
+    /// Nothing is known yet.
+    #[default]
+    Unknown,
     /// It runs.
-    pub running: Option<Running>,
+    Running,
     /// It waits for its start.
-    pub waiting: Option<Waiting>,
+    Waiting(Waiting),
     /// It has ended.
-    pub terminated: Option<Terminated>,
+    Terminated(Terminated),
 }
-
-/// A container that runs; since when nobody asks.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Running {}
 
 /// Why a container waits.
 #[derive(Clone, Debug, Deserialize)]
@@ -91,6 +87,37 @@ pub struct Terminated {
     pub reason: Option<String>,
     /// What it left in its termination message, or the end of its log.
     pub message: Option<String>,
+}
+
+impl ContainerState {
+    /// How it ended, if it has.
+    pub fn terminated(&self) -> Option<&Terminated> {
+        if let Self::Terminated(terminated) = self { Some(terminated) } else { None }
+    }
+
+    /// Why it waits, if it does.
+    pub fn waiting(&self) -> Option<&Waiting> {
+        if let Self::Waiting(waiting) = self { Some(waiting) } else { None }
+    }
+}
+
+/// One of these, or none.
+#[derive(Deserialize)]
+struct AnsweredState {
+    running: Option<IgnoredAny>,
+    waiting: Option<Waiting>,
+    terminated: Option<Terminated>,
+}
+
+impl From<AnsweredState> for ContainerState {
+    fn from(state: AnsweredState) -> Self {
+        match state {
+            AnsweredState { terminated: Some(terminated), .. } => Self::Terminated(terminated),
+            AnsweredState { waiting: Some(waiting), .. } => Self::Waiting(waiting),
+            AnsweredState { running: Some(_), .. } => Self::Running,
+            AnsweredState { .. } => Self::Unknown,
+        }
+    }
 }
 
 impl WatchedPod {
@@ -141,7 +168,13 @@ impl From<Answer> for WatchedPod {
         let daemon = spec.init_containers.into_iter().find(|container| container.name == layout::DAEMON_CONTAINER);
         let limits = daemon.and_then(|daemon| daemon.resources).and_then(|resources| resources.limits);
         let container = |statuses: Vec<Container>, name| statuses.into_iter().find(|container| container.name == name);
-        let is_read = |condition: &PodCondition| CONDITIONS.contains(&condition.type_.as_str());
+        let build = container(status.container_statuses, layout::BUILD_CONTAINER);
+        let has_ended = build.as_ref().is_some_and(|build| build.state.terminated().is_some());
+        let is_read = |condition: &PodCondition| match condition.type_.as_str() {
+            "DisruptionTarget" => true,
+            "PodScheduled" => !has_ended,
+            _ => false,
+        };
         Self {
             metadata: ObjectMeta { managed_fields: None, labels: None, annotations: None, ..metadata },
             node: spec.node_name,
@@ -152,7 +185,7 @@ impl From<Answer> for WatchedPod {
             message: status.message,
             address: status.pod_ip,
             conditions: status.conditions.into_iter().filter(is_read).collect(),
-            build: container(status.container_statuses, layout::BUILD_CONTAINER),
+            build,
             daemon: container(status.init_container_statuses, layout::DAEMON_CONTAINER),
         }
     }
@@ -219,7 +252,10 @@ mod tests {
             },
             "status": {
                 "phase": "Failed", "reason": "Evicted", "message": "m", "podIP": "10.0.0.1", "qosClass": "Burstable",
-                "conditions": [{ "type": "Ready", "status": "False" }, { "type": "PodScheduled", "status": "True" }],
+                "conditions": [
+                    { "type": "Ready", "status": "False" }, { "type": "PodScheduled", "status": "True" },
+                    { "type": "DisruptionTarget", "status": "True" },
+                ],
                 "containerStatuses": [container("sidecar"), container("build")],
                 "initContainerStatuses": [container("buildkitd"), container("other")],
             },

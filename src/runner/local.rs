@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use kube::core::cel::validate_cel;
 
 use super::{
@@ -58,8 +58,10 @@ fn read(file: &Path) -> anyhow::Result<OciBuild> {
     let Some(document) = documents.into_iter().find(|document| document["kind"] == "OciBuild") else {
         bail!("{} holds no OciBuild", file.display())
     };
-    let mut build: OciBuild =
-        serde_json::from_value(document).with_context(|| format!("the OciBuild of {} is not valid", file.display()))?;
+    let mut unknown = Vec::new();
+    let mut build: OciBuild = serde_ignored::deserialize(document, |path| unknown.push(path.to_string()))
+        .with_context(|| format!("the OciBuild of {} is not valid", file.display()))?;
+    ensure!(unknown.is_empty(), "the OciBuild of {} has unknown fields: {}", file.display(), unknown.join(", "));
     build.metadata.namespace.get_or_insert_with(|| "default".to_owned());
     validate_cel(&build).map_err(|errors| anyhow::anyhow!("the OciBuild of {} is not valid: {errors}", file.display()))?;
     Ok(build)

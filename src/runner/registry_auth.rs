@@ -41,6 +41,33 @@ pub fn write_docker_config(secrets: &[MountedSecret], folder: &Path) -> Result<(
     })
 }
 
+/// Adds whose credentials a registry did not take, by the names of the Secrets: what is in them is not said.
+pub fn whose_credentials(failure: BuildFailure, secrets: &[MountedSecret]) -> BuildFailure {
+    if !matches!(failure.reason, FailureReason::RegistryUnauthorized | FailureReason::RegistryForbidden) {
+        return failure;
+    }
+    let is_for_it = |secret: &&MountedSecret| {
+        let registries = read(secret).unwrap_or_default();
+        registries.keys().any(|registry| failure.message.contains(host(registry)))
+    };
+    let names = |secrets: &[&MountedSecret]| secrets.iter().map(|secret| secret.name.as_str()).collect::<Vec<_>>().join(", ");
+    let all: Vec<_> = secrets.iter().collect();
+    // For one registry the later Secret wins.
+    let whose = match (all.as_slice(), secrets.iter().rev().find(is_for_it)) {
+        ([], _) => "the build has no registrySecrets".to_owned(),
+        (_, Some(secret)) => format!("its credentials are those of Secret {}", secret.name),
+        (all, None) => format!("none of the registrySecrets ({}) has credentials for this registry", names(all)),
+    };
+    BuildFailure { message: format!("{}; {whose}", failure.message), ..failure }
+}
+
+/// The host of a key of `auths`, which may be an address; Docker Hub answers under several names.
+fn host(registry: &str) -> &str {
+    let address = registry.split_once("://").map_or(registry, |(_, address)| address);
+    let host = address.split('/').next().unwrap_or_default();
+    if host.is_empty() { registry } else { host.strip_prefix("index.").filter(|host| *host == "docker.io").unwrap_or(host) }
+}
+
 fn read(secret: &MountedSecret) -> Result<Map<String, Value>, BuildFailure> {
     let failed = |reason, what: &str| BuildFailure::new(reason, format!("registrySecrets: Secret {:?} {what}", secret.name));
     let path = secret.path.join(KEY);
@@ -72,7 +99,7 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::{FailureReason, MountedSecret, write_docker_config};
+    use super::{BuildFailure, FailureReason, MountedSecret, whose_credentials, write_docker_config};
 
     fn secret(root: &Path, name: &str, content: Option<&str>) -> MountedSecret {
         let path = root.join(name);
@@ -94,6 +121,26 @@ mod tests {
         let merged: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         assert_eq!(merged, json!({ "auths": { "a": { "auth": "1" }, "b": { "auth": "2" } } }));
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_refusal_says_whose_credentials_were_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let hub = secret(root.path(), "hub", Some(r#"{"auths":{"https://index.docker.io/v1/":{"auth":"hunter2"}}}"#));
+        let own = secret(root.path(), "own", Some(r#"{"auths":{"r.example.com:5000":{"auth":"hunter2"}}}"#));
+        let (of_own, of_hub) =
+            ("push to https://r.example.com:5000/v2/: 401", "pull from https://registry-1.docker.io/v2/x: 401 Unauthorized");
+        for (secrets, message, expected) in [
+            (vec![], of_own, "; the build has no registrySecrets"),
+            (vec![hub.clone()], of_own, "; none of the registrySecrets (hub) has credentials for this registry"),
+            (vec![hub.clone(), own.clone()], of_own, "; its credentials are those of Secret own"),
+            (vec![hub, own], of_hub, "; its credentials are those of Secret hub"),
+        ] {
+            let failure = whose_credentials(BuildFailure::new(FailureReason::RegistryUnauthorized, message), &secrets);
+            assert_eq!(failure.message, format!("{message}{expected}"));
+        }
+        let other = BuildFailure::new(FailureReason::NameResolution, of_own);
+        assert_eq!(whose_credentials(other.clone(), &[]), other);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
     locate::locate,
     output::{Staging, storage_reason, write_result},
     pushed,
-    registry_auth::write_docker_config,
+    registry_auth::{whose_credentials, write_docker_config},
     result::{AdditionalImage, BuildFailure, BuildResult, BuiltImage, Milliseconds, Outcome},
     retry_after, source,
     stop::{Stop, StopReason},
@@ -63,6 +63,7 @@ impl<'a> Run<'a> {
             Ok(image) => Outcome::Succeeded(image),
             Err(failure) => {
                 let failure = retry_after::of(self.as_stopped(failure), &self.instructions.registries).await;
+                let failure = whose_credentials(failure, &self.instructions.registry_secrets);
                 Outcome::Failed(failure.without_secrets())
             }
         };

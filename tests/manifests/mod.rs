@@ -39,6 +39,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         "spec: Invalid value: registry: required with push: true, for example registry: docker.io/my-team",
     ),
     (
+        "spec: {push: true, registry: registry.example.com/team, imageName: registry.example.com/app}",
+        Rule,
+        "spec: Invalid value: imageName: without the registry, which stands in registry already",
+    ),
+    (
         "spec: {push: true, output: {none: {}}}",
         Rule,
         "spec: Invalid value: registry: required with push: true, for example registry: docker.io/my-team",
@@ -1187,6 +1192,7 @@ pub const GOOD: &[&str] = &[
     "spec: {cache: {registry: {reference: localhost/my-app}}}",
     "spec: {context: src, dockerfile: src/Dockerfile.production, imageName: my-team/my_app.web, imageTag: v1.0.0-rc.1}",
     "spec: {push: true, registry: docker.io/my-team, registrySecrets: [docker-hub, my.mirror]}",
+    "spec: {push: true, registry: registry.example.com, imageName: mirror.example.com/app}",
     "spec: {push: true, registry: 'registry.example.com:5000', output: {none: {}}}",
     "spec: {push: true, registry: localhost}",
     "spec: {buildArgs: {APP_VERSION: v1.0.0, EMPTY: '', LINES: \"a\\nb\"}, labels: {org.opencontainers.image.source: 'https://x/?a=b'}}",

@@ -54,7 +54,7 @@ fn every_parameter_is_read_as_the_task_reads_it() {
             with(|p| p.labels = variables(&[("some.key", "v"), ("a", "{b,c}")])),
         ),
         (vec![("IMAGE_ARG_base", "base/image.tar")], with(|p| p.image_args = variables(&[("base", "base/image.tar")]))),
-        (vec![("ADDITIONAL_TARGETS", "a, b")], with(|p| p.additional_targets = texts(&["a", " b"]))),
+        (vec![("ADDITIONAL_TARGETS", "a, b")], with(|p| p.additional_targets = texts(&["a", "b"]))),
         (vec![("IMAGE_PLATFORM", "linux/arm64")], with(|p| p.platforms = texts(&["linux/arm64"]))),
         (
             vec![("IMAGE_PLATFORM", "linux/arm64,linux/amd64")],
@@ -115,6 +115,9 @@ fn what_cannot_be_meant_is_refused_with_what_to_write() {
         (vec![("BUILDKIT_ADD_HOSTS", "a")], "BUILDKIT_ADD_HOSTS: \"a\" has no '='"),
         (vec![("PUSH", "true"), ("IMAGE_NAME", "a")], "PUSH is true, so REGISTRY is needed"),
         (vec![("PUSH", "true"), ("REGISTRY", "a.b")], "PUSH is true, so IMAGE_NAME is needed"),
+        (vec![("ADDITIONAL_TARGETS", "test,../../etc")], "ADDITIONAL_TARGETS: \"../../etc\" is no name of a stage"),
+        (vec![("ADDITIONAL_TARGETS", "/tmp")], "ADDITIONAL_TARGETS: \"/tmp\" is no name of a stage"),
+        (vec![("ADDITIONAL_TARGETS", "image")], "ADDITIONAL_TARGETS: \"image\" is no name of a stage"),
         (vec![("IMAGE_PLATFORM", "a/b,c/d"), ("UNPACK_ROOTFS", "true")], "UNPACK_ROOTFS: only for one platform"),
     ] {
         let words_found = read(&pairs).unwrap_err().to_string();

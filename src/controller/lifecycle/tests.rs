@@ -13,6 +13,7 @@ use crate::{
     api::{FailureReason, Phase},
     plan::{
         Attempt, Digest,
+        duration::format_duration,
         operator_config::{ConfigDuration, Waits},
     },
     runner::result::{BuildFailure, BuildResult, BuiltImage, Outcome},
@@ -180,7 +181,9 @@ fn each_wait_ends_at_its_own_deadline_and_says_what_it_waited_for() {
     for (wait, limit, field) in [(Wait::Claim, 60, "claim"), (Wait::Schedule, 1800, "schedule"), (Wait::Start, 600, "start")] {
         let in_time = decision(&wanted(3, None), &recorded(Phase::Pending, 1, false), &waiting(wait, limit - 1, "no node"));
         let Decision::Wait { message, reason, recheck } = in_time else { panic!("{in_time:?}") };
-        assert_eq!((message.as_str(), reason), ("no node", Some(FailureReason::Unschedulable)));
+        let shown = format_duration(Duration::from_secs(limit.unsigned_abs()));
+        assert_eq!(message, format!("no node (the build fails after {shown} of this: deadlines.{field})"));
+        assert_eq!(reason, Some(FailureReason::Unschedulable));
         assert_eq!(recheck, Some(Duration::from_millis(1050)));
         let late = decision(&wanted(3, None), &recorded(Phase::Pending, 1, false), &waiting(wait, limit, "no node"));
         let Decision::Finish(BuildResult { outcome: Outcome::Failed(failure), .. }) = late else { panic!("{late:?}") };
