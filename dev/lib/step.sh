@@ -20,10 +20,13 @@ AT_EXIT=()
 
 note() { printf '    %s\n' "$*"; }
 
+# The comment that the script begins with.
+usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; }
+
 # For a script that takes none: whoever asks it something is told what it does, and nothing is done.
 no_arguments() {
     [ "$#" = 0 ] && return
-    sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '$d' >&2
+    usage >&2
     exit 2
 }
 
