@@ -5,10 +5,11 @@ use std::{
     fs::{self, File, Permissions},
     io::{self, BufReader, Read},
     os::unix::fs::PermissionsExt,
-    path::Path,
-    time::{Duration, UNIX_EPOCH},
+    path::{Component, Path},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use tar::EntryType;
 
 use super::{locate::below, tar_names::Budget};
@@ -52,7 +53,10 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
     archive.set_preserve_mtime(true);
     archive.set_overwrite(true);
     // Only root can give files away; in the pod they belong to the runner.
-    archive.set_preserve_ownerships(rustix::process::geteuid().is_root() && devices == Devices::LeaveOut);
+    let keeps_owners = rustix::process::geteuid().is_root() && devices == Devices::LeaveOut;
+    archive.set_preserve_ownerships(keeps_owners);
+    let beneath = File::open(root)?;
+    let root = &root.canonicalize()?;
     let (mut count, mut left_out) = (0, 0);
     let mut folders = Vec::new();
     let mut entries = archive.entries()?;
@@ -83,6 +87,10 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
         }
         let mode = entry.header().mode().unwrap_or(0o755);
         let modified = entry.header().mtime().ok().and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+        if !keeps_owners && let Some(file) = new_file(&beneath, &entry, &path) {
+            fill(file, &mut entry, mode, modified)?;
+            continue;
+        }
         // The tar crate refuses what would be written through '..' or a link that leads out of the root.
         if !entry.unpack_in(root)? {
             return Err(io::Error::other(format!("{} leads out of the archive's root", path.display())));
@@ -90,7 +98,7 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
         // What the tar crate has not read of a folder or a link that has a content.
         io::copy(&mut entry, &mut io::sink())?;
         if entry.header().entry_type() == EntryType::Directory
-            && let Some(folder) = below(&root.canonicalize()?, &path)
+            && let Some(folder) = below(root, &path)
         {
             // Writable until its files are there; its own mode comes last.
             fs::set_permissions(&folder, Permissions::from_mode(mode | 0o700))?;
@@ -108,6 +116,27 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
         fs::set_permissions(folder, Permissions::from_mode(mode & 0o7777))?;
     }
     Ok(left_out)
+}
+
+/// Most entries are files that are not there yet, in folders that are: these are made in one call, in which the kernel sees to it
+/// that the path stays beneath the root and goes through no link. All others are for the tar crate, which asks a dozen times.
+fn new_file(root: &File, entry: &tar::Entry<'_, impl Read>, path: &Path) -> Option<File> {
+    let is_plain = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if entry.header().entry_type() != EntryType::Regular || !is_plain || entry.path_bytes().ends_with(b"/") {
+        return None;
+    }
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    openat2(root, path, flags, Mode::RUSR | Mode::WUSR, beneath).ok().map(File::from)
+}
+
+fn fill(mut file: File, entry: &mut impl Read, mode: u32, modified: Option<SystemTime>) -> io::Result<()> {
+    io::copy(entry, &mut file)?;
+    if let Some(modified) = modified {
+        // As the tar crate does: some tools do not take files of the time zero.
+        file.set_modified(modified.max(UNIX_EPOCH + Duration::from_secs(1)))?;
+    }
+    file.set_permissions(Permissions::from_mode(mode & 0o7777))
 }
 
 #[cfg(test)]
