@@ -2,6 +2,8 @@
 //! node, from and to the same claim. The pod is the usual one: BuildKit as a native sidecar with a startup probe, buildctl as
 //! the main container. Run by `dev/bench latency`.
 
+mod figures;
+
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -18,6 +20,8 @@ use kube::{
 };
 use ocibuild::api::{OciBuild, Phase};
 use serde_json::{Value, json};
+
+use self::figures::{machine, median};
 
 const RUNS: usize = 10;
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -255,16 +259,8 @@ async fn next<K>(objects: &mut (impl futures::Stream<Item = watcher::Result<K>> 
     next.with_context(|| format!("nothing happened to {name} for {}s", PATIENCE.as_secs()))??.context("the watch ended")
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], values[middle]) } else { values[middle] }
-}
-
 fn report(pairs: &[Pair]) -> anyhow::Result<()> {
-    let cores = std::thread::available_parallelism()?;
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    println!("machine: {cores} cores, kernel {}", kernel.trim());
+    println!("machine: {}", machine()?);
     let of = |value: fn(&Pair) -> f64| median(pairs.iter().map(value).collect());
     println!("medians of {}: raw pod {:.2} s, OciBuild {:.2} s", pairs.len(), of(|pair| pair.raw), of(|pair| pair.ours));
     println!("where the time goes, medians in seconds since create:");

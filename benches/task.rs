@@ -1,6 +1,8 @@
 //! The whole Concourse task beside what the peer does on the worker itself: start a BuildKit daemon as root, build with
 //! `cache/`, write the tar. First and repeated builds in one run. Run by `dev/bench task`, on the node of `dev/cluster`.
 
+mod figures;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -9,6 +11,8 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+
+use self::figures::{machine, median};
 
 const RUNS: usize = 3;
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -182,16 +186,4 @@ fn kubectl(arguments: &[&str]) -> anyhow::Result<()> {
     let status = Command::new("kubectl").env("KUBECONFIG", kubeconfig()?).args(arguments).stdout(Stdio::null()).status()?;
     ensure!(status.success(), "kubectl {arguments:?} failed");
     Ok(())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], values[middle]) } else { values[middle] }
-}
-
-fn machine() -> anyhow::Result<String> {
-    let cores = std::thread::available_parallelism()?;
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    Ok(format!("{cores} cores, kernel {}", kernel.trim()))
 }

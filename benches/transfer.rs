@@ -1,6 +1,8 @@
 //! How fast and how small the Concourse adapter's transfers are: a source tree of 20,000 files up and an image of 300 MiB down, by
 //! the adapter's own client code, beside `kubectl cp` in the same run. Run by `dev/bench transfer`.
 
+mod figures;
+
 use std::{
     fs::{self, File},
     io::Write,
@@ -23,6 +25,8 @@ use ocibuild::{
     runner::result::{BuildResult, Outcome},
 };
 use serde_json::{Value, json};
+
+use self::figures::{machine, median};
 
 const RUNS: usize = 5;
 const FILES: usize = 20_000;
@@ -297,18 +301,4 @@ fn noise(path: &Path, size: u64) -> anyhow::Result<()> {
 
 fn mebibytes(bytes: u64) -> f64 {
     f64::from(u32::try_from(bytes >> 10).unwrap_or(u32::MAX)) / 1024.0
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], values[middle]) } else { values[middle] }
-}
-
-fn machine() -> anyhow::Result<String> {
-    let cores = std::thread::available_parallelism()?;
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let processors = fs::read_to_string("/proc/cpuinfo")?;
-    let model = processors.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    Ok(format!("{cores} cores{}, kernel {}", model.replace('\t', " ").replace(" :", ""), kernel.trim()))
 }

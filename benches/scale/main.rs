@@ -2,6 +2,9 @@
 //! nodes that kwok plays. In the middle of each run the operator is killed and started again. Run by `dev/bench scale`.
 
 mod control_plane;
+#[path = "../figures/mod.rs"]
+#[allow(dead_code, reason = "this bench has no median")]
+mod figures;
 mod operator;
 
 use std::{
@@ -22,6 +25,7 @@ use serde_json::json;
 
 use self::{
     control_plane::ControlPlane,
+    figures::machine,
     operator::{Counts, Operator, sum},
 };
 
@@ -52,12 +56,7 @@ async fn main() -> anyhow::Result<()> {
         Ok(text) => text.split(',').map(str::parse).collect::<Result<_, _>>().context("OCIBUILD_SCALE")?,
         Err(_) => SIZES.to_vec(),
     };
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    println!(
-        "machine: {} cores, kernel {}, shared with the control plane and the bench itself",
-        std::thread::available_parallelism()?,
-        kernel.trim()
-    );
+    println!("machine: {}, shared with the control plane and the bench itself", machine()?);
     println!(
         "builds of 3 to 9 s on nodes that kwok plays, the operator killed in the middle; writes are without events and the lease"
     );

@@ -9,7 +9,7 @@ use k8s_openapi::{
 use super::watched_pod::{Container, ContainerState, Terminated, WatchedPod};
 use crate::{
     api::FailureReason,
-    plan::layout,
+    plan::{claim::own_claim_name, layout},
     runner::result::{BuildFailure, BuildResult, Outcome},
 };
 
@@ -293,7 +293,7 @@ fn waiting(pod: &WatchedPod, build: Option<&Container>, daemon: Option<&Containe
 /// Whether the scheduler speaks of the claim that the operator makes for a build.
 fn names_own_claim(pod: &WatchedPod, message: &str) -> bool {
     let mut builds = pod.metadata.owner_references.iter().flatten().map(|owner| &owner.name);
-    builds.any(|build| message.contains(&format!("\"{build}-output\"")))
+    builds.any(|build| message.contains(&format!("\"{}\"", own_claim_name(build))))
 }
 
 fn stuck_container(container: &Container) -> Option<(FailureReason, String, bool)> {

@@ -10,6 +10,11 @@ use kube::api::ObjectMeta;
 
 use super::{OutputPlan, Validated, pod};
 
+/// Name of the claim of a build's own.
+pub fn own_claim_name(build: &str) -> String {
+    format!("{build}-output")
+}
+
 /// The claim that takes the tar, if the build makes one of its own.
 pub fn output_claim(build: &Validated) -> Option<PersistentVolumeClaim> {
     let OutputPlan::Own { claim_name, storage, storage_class_name } = &build.output else { return None };

@@ -4,6 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use super::{
     ImageReference, InvalidSpec, OperatorConfig, OutputPlan,
+    claim::own_claim_name,
     duration::parse_duration,
     instructions::{
         BuildParameters, ImageForm, MountedKey, MountedSecret, OutputInstructions, SecretInstructions, SecretOrigin,
@@ -187,7 +188,7 @@ pub fn output(
     }
     let template = output.claim_template.unwrap_or_default();
     let plan = OutputPlan::Own {
-        claim_name: format!("{name}-output"),
+        claim_name: own_claim_name(name),
         storage: template.storage.unwrap_or_else(|| config.defaults.output_storage.clone()),
         storage_class_name: template.storage_class_name.or_else(|| config.defaults.output_storage_class.clone()),
     };

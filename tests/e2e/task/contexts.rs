@@ -96,8 +96,11 @@ RUN cd /context && stat -c '%a %Y %n' run.sh private folder > /modes && stat -c 
     let sum = crate::cluster::run("sha256sum", &[task.path("source/sparse").to_str().unwrap()], b"").ok();
     assert_eq!(image.file("sum").split(' ').next(), sum.split(' ').next());
 
-    // A name that is no UTF-8 is no hindrance where the build does not use it.
-    fs::write(task.path("source").join(OsStr::from_bytes(b"latin-\xe4")), "").unwrap();
+    // A name that is no UTF-8 arrives too, and is no hindrance where the build does not use it.
+    fs::write(task.path("source").join(OsStr::from_bytes(b"latin-\xe4")), "umlaut\n").unwrap();
+    task.write("Dockerfile", b"FROM busybox:1.37\nCOPY . /context\nRUN cat /context/latin-* > /latin\n");
+    task.succeeds(&[("CONTEXT", "source"), ("DOCKERFILE", "Dockerfile")]);
+    assert_eq!(Image::of_tar(&task.path("image/image.tar")).file("latin"), "umlaut\n");
     task.write("source/.dockerignore", b"latin-*\n");
     task.succeeds(&[("CONTEXT", "source")]);
 }
