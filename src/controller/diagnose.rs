@@ -108,7 +108,7 @@ pub fn diagnose(pod: Option<&WatchedPod>, owner: &str, now: Timestamp) -> PodSta
         let taken_away = evicted.or_else(|| pod.metadata.deletion_timestamp.is_some().then(|| deleted(pod)));
         return ended(terminated, daemon, pod.memory_limit.as_deref(), taken_away);
     }
-    if pod.phase.as_deref() == Some("Failed") {
+    if pod.has_failed {
         return PodState::Lost(failed_pod(pod, disruption));
     }
     if let Some(deletion) = &pod.metadata.deletion_timestamp {

@@ -211,8 +211,7 @@ fn pod_fingerprint(pod: &WatchedPod) -> u64 {
         (reason != "PodInitializing" && reason != "ContainerCreating").then_some(reason)
     });
     let runs = pod.build.as_ref().is_some_and(|build| matches!(build.state, ContainerState::Running));
-    let has_failed = pod.phase.as_deref() == Some("Failed");
-    hash(&(pod.metadata.deletion_timestamp.is_some(), has_failed, conditions, stuck, runs, has_ended(pod)))
+    hash(&(pod.metadata.deletion_timestamp.is_some(), pod.has_failed, conditions, stuck, runs, has_ended(pod)))
 }
 
 fn hash(value: &impl Hash) -> u64 {

@@ -25,9 +25,9 @@ pub struct WatchedPod {
     pub isolation: Option<String>,
     /// Memory limit of the container in which the steps run.
     pub memory_limit: Option<String>,
-    /// Its phase.
-    pub phase: Option<String>,
-    /// Why it is in that phase, as a name.
+    /// Whether its phase is Failed.
+    pub has_failed: bool,
+    /// Why it is in its phase, as a name.
     pub reason: Option<String>,
     /// The same in words.
     pub message: Option<String>,
@@ -42,11 +42,10 @@ pub struct WatchedPod {
 }
 
 /// A container of a pod.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug)]
 pub struct Container {
     /// Its name.
-    pub name: String,
+    pub name: &'static str,
     /// What it does.
     pub state: ContainerState,
     /// How it ended before it was started again.
@@ -158,8 +157,16 @@ struct Status {
     #[serde(rename = "podIP")]
     pod_ip: Option<String>,
     conditions: Vec<PodCondition>,
-    init_container_statuses: Vec<Container>,
-    container_statuses: Vec<Container>,
+    init_container_statuses: Vec<AnsweredContainer>,
+    container_statuses: Vec<AnsweredContainer>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct AnsweredContainer {
+    name: String,
+    state: ContainerState,
+    last_state: ContainerState,
 }
 
 impl From<Answer> for WatchedPod {
@@ -167,7 +174,11 @@ impl From<Answer> for WatchedPod {
         let isolation = metadata.annotations.as_mut().and_then(|annotations| annotations.remove(ISOLATION_ANNOTATION));
         let daemon = spec.init_containers.into_iter().find(|container| container.name == layout::DAEMON_CONTAINER);
         let limits = daemon.and_then(|daemon| daemon.resources).and_then(|resources| resources.limits);
-        let container = |statuses: Vec<Container>, name| statuses.into_iter().find(|container| container.name == name);
+        let container = |statuses: Vec<AnsweredContainer>, name| {
+            let status = statuses.into_iter().find(|container| container.name == name)?;
+            Some(Container { name, state: status.state, last_state: status.last_state })
+        };
+        metadata.owner_references.iter_mut().for_each(Vec::shrink_to_fit);
         let build = container(status.container_statuses, layout::BUILD_CONTAINER);
         let has_ended = build.as_ref().is_some_and(|build| build.state.terminated().is_some());
         let is_read = |condition: &PodCondition| match condition.type_.as_str() {
@@ -180,7 +191,7 @@ impl From<Answer> for WatchedPod {
             node: spec.node_name,
             isolation,
             memory_limit: limits.and_then(|mut limits| limits.remove("memory")).map(|limit| limit.0),
-            phase: status.phase,
+            has_failed: status.phase.as_deref() == Some("Failed"),
             reason: status.reason,
             message: status.message,
             address: status.pod_ip,
