@@ -236,7 +236,11 @@ impl<W: Write> Packer<'_, W> {
             self.left_out += 1;
             return Ok(());
         }
-        self.builder.append_path_with_name(&full, path).map_err(read)?;
+        self.builder.append_path_with_name(&full, path).map_err(|error| match error.kind() {
+            // Reading needs no room.
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => PackError::Write(error),
+            _ => read(error),
+        })?;
         self.seen.insert(path.to_owned());
         Ok(())
     }

@@ -164,7 +164,7 @@ fn entries(layer: &[u8]) -> Vec<Entry> {
         entry.read_to_end(&mut content).unwrap();
         let header = entry.header();
         Entry {
-            path: entry.path().unwrap().to_str().unwrap().trim_end_matches('/').to_owned(),
+            path: String::from_utf8_lossy(&entry.path_bytes()).trim_end_matches('/').to_owned(),
             kind: header.entry_type(),
             mtime: header.mtime().unwrap(),
             content,
