@@ -12,7 +12,7 @@ use k8s_openapi::{
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc, watch},
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -29,6 +29,8 @@ const WRITES_PER_SECOND: u32 = 20;
 const MOST_SELDOM: Duration = Duration::from_mins(10);
 /// How long a look at the priority classes counts.
 const FRESH: Duration = Duration::from_mins(1);
+/// How long the first lists of all watches are waited for: a namespace that cannot be read must not hold the others up for ever.
+const FIRST_LISTS: Duration = Duration::from_secs(20);
 /// How long such a look may take: all who ask wait for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -37,6 +39,7 @@ pub struct Turns {
     queue: Mutex<Queue>,
     /// Watches that have not yet listed who has a turn already.
     unlisted: watch::Sender<usize>,
+    begun: Instant,
     limits: QueueLimits,
     metrics: Arc<Metrics>,
     listeners: Mutex<Vec<mpsc::UnboundedSender<(String, String)>>>,
@@ -48,7 +51,15 @@ impl Turns {
     pub fn new(client: Client, limits: QueueLimits, watches: usize, metrics: Arc<Metrics>) -> Self {
         let classes = PriorityClasses { client, seen: AsyncMutex::new(None) };
         let unlisted = watch::Sender::new(watches);
-        Self { queue: Mutex::new(Queue::new(limits)), unlisted, limits, metrics, listeners: Mutex::default(), classes }
+        Self {
+            queue: Mutex::new(Queue::new(limits)),
+            unlisted,
+            begun: Instant::now(),
+            limits,
+            metrics,
+            listeners: Mutex::default(),
+            classes,
+        }
     }
 
     /// A watch has said who has a turn.
@@ -56,10 +67,13 @@ impl Turns {
         self.unlisted.send_modify(|unlisted| *unlisted = unlisted.saturating_sub(1));
     }
 
-    /// Waits until all watches have: before that nobody knows how many turns are left.
+    /// Waits until all watches have, or have had time to: before that nobody knows how many turns are left.
     pub async fn all_listed(&self) {
-        // This holds the sender: the wait cannot fail.
-        let _ = self.unlisted.subscribe().wait_for(|unlisted| *unlisted == 0).await;
+        let mut unlisted = self.unlisted.subscribe();
+        let listed = unlisted.wait_for(|unlisted| *unlisted == 0);
+        if self.limits != QueueLimits::default() {
+            let _ = timeout_at(self.begun + FIRST_LISTS, listed).await;
+        }
     }
 
     /// Namespace and name of each build whose turn has come, from now on.
