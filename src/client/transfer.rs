@@ -47,7 +47,7 @@ const KNOCKS: (Duration, Duration) = (Duration::from_millis(60), Duration::from_
 const QUEUE: usize = 8;
 /// Connections that bring one file, and the bytes of each question.
 const STREAMS: u64 = 2;
-const PIECE: u64 = 4 << 20;
+const PIECE: u64 = 16 << 20;
 
 /// Why a transfer failed.
 #[derive(Debug, thiserror::Error)]
