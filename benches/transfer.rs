@@ -161,7 +161,7 @@ impl Bench {
             "source": { "upload": {} }, "context": ".", "imageName": "bench", "output": { "download": { "timeout": "10m" } },
         }))?;
         submission.create(spec, std::collections::BTreeMap::new()).await?;
-        let mut transfer = Transfer::new(submission.pods().clone(), format!("{name}-g1-a1"));
+        let mut transfer = Transfer::new(submission.pods().clone(), format!("{name}-g1-a1"), submission.token());
         tokio::time::timeout(PATIENCE, transfer.reach()).await??;
         Ok((submission, transfer))
     }

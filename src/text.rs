@@ -18,6 +18,11 @@ pub fn shortened_to_end(text: &str, limit: usize) -> String {
     format!("…{}", &text[begin..])
 }
 
+/// The text without control characters but tabs and line breaks: it ends in terminals.
+pub fn without_controls(text: &str) -> String {
+    text.chars().filter(|character| matches!(character, '\t' | '\n') || !character.is_control()).collect()
+}
+
 /// The text without what may be secret in its addresses: user, password and query. Storage signs its addresses by the query.
 pub fn without_secrets(text: &str) -> String {
     const AUTHORITY: &str = "://";
@@ -45,7 +50,12 @@ pub fn without_secrets(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{shortened, shortened_to_end, without_secrets};
+    use super::{shortened, shortened_to_end, without_controls, without_secrets};
+
+    #[test]
+    fn a_text_loses_what_would_steer_a_terminal() {
+        assert_eq!(without_controls("a\u{1b}[31mb\0\r\n\tc ä"), "a[31mb\n\tc ä");
+    }
 
     #[test]
     fn addresses_lose_what_may_be_secret() {

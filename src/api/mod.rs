@@ -38,6 +38,10 @@ pub const REBUILD_ANNOTATION: &str = "ocibuild.dev/rebuild";
 /// Cancels the build that waits or runs: any text that differs from the one that was there when it began.
 pub const CANCEL_ANNOTATION: &str = "ocibuild.dev/cancel";
 
+/// SHA-256, in hexadecimal digits, of the token without which the build's pod takes no source and gives no file: a step that was left
+/// behind can reach the pod's ports as its client does.
+pub const TRANSFER_ANNOTATION: &str = "ocibuild.dev/transfer-token";
+
 /// Renews the lease of a build that has one (`spec.lease`): any text that differs from the last one.
 pub const RENEWED_ANNOTATION: &str = "ocibuild.dev/renewed";
 

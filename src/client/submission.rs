@@ -17,9 +17,10 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::api::{OciBuild, OciBuildSpec, RENEWED_ANNOTATION};
+use crate::api::{OciBuild, OciBuildSpec, RENEWED_ANNOTATION, TRANSFER_ANNOTATION};
 
 /// How often a lease is renewed at least; a short one more often.
 const RENEWAL: Duration = Duration::from_secs(15);
@@ -42,6 +43,8 @@ pub struct Submission {
     secrets: Api<Secret>,
     namespace: String,
     name: String,
+    /// It goes to the runner alone, through the API server; the OciBuild has its sum.
+    token: String,
 }
 
 /// Why nothing more can be learned of a build.
@@ -80,6 +83,7 @@ impl Submission {
             secrets: Api::namespaced(client.clone(), namespace),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
+            token: random_token(),
         }
     }
 
@@ -87,7 +91,10 @@ impl Submission {
     /// to the build, and goes with it.
     pub async fn create(&self, mut spec: OciBuildSpec, secret: BTreeMap<String, ByteString>) -> Result<(), kube::Error> {
         spec.suspend = !secret.is_empty();
-        let build = self.create_once(&OciBuild::new(&self.name, spec)).await?;
+        let mut build = OciBuild::new(&self.name, spec);
+        let sum = hex::encode(Sha256::digest(&self.token));
+        build.metadata.annotations = Some(BTreeMap::from([(TRANSFER_ANNOTATION.to_owned(), sum)]));
+        let build = self.create_once(&build).await?;
         if !secret.is_empty()
             && let Err(error) = self.add_secret(&build, secret).await
         {
@@ -124,6 +131,11 @@ impl Submission {
         self.secrets.create(&PostParams::default(), &secret).await?;
         let released = Patch::Merge(json!({ "spec": { "suspend": false } }));
         self.builds.patch(&self.name, &PatchParams::default(), &released).await.map(drop)
+    }
+
+    /// The token of the build's client.
+    pub fn token(&self) -> &str {
+        &self.token
     }
 
     /// The build's namespace.
@@ -219,6 +231,13 @@ impl Submission {
             }
         }
     }
+}
+
+fn random_token() -> String {
+    let mut bytes = [0; 32];
+    // Without random numbers there is no TLS either, and so no API server to talk to.
+    let _ = rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes);
+    hex::encode(bytes)
 }
 
 /// What the API server says, without the rest of its answer; of another error all that is known.

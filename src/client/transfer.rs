@@ -32,7 +32,7 @@ use super::{
 };
 use crate::runner::{
     result::BuildResult,
-    transfer::{Finish, Received},
+    transfer::{Finish, Received, TOKEN_HEADER},
     unpack::{Devices, unpack_stream},
 };
 
@@ -117,17 +117,21 @@ impl Patience {
 pub struct Transfer {
     pods: Api<Pod>,
     pod: String,
+    token: String,
     /// The connection that was used last, if it is still good.
     tunnel: Option<Tunnel>,
 }
 
 impl Transfer {
-    /// The runner of a pod, which need not be there yet.
-    pub fn new(pods: Api<Pod>, pod: String) -> Self {
-        Self { pods, pod, tunnel: None }
+    /// The runner of a pod, which need not be there yet, and the token of its client.
+    pub fn new(pods: Api<Pod>, pod: String, token: &str) -> Self {
+        Self { pods, pod, token: token.to_owned(), tunnel: None }
     }
 
-    async fn ask(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, TunnelError> {
+    async fn ask(&mut self, mut request: Request<RequestBody>) -> Result<Response<Incoming>, TunnelError> {
+        if let Ok(token) = self.token.parse() {
+            request.headers_mut().insert(TOKEN_HEADER, token);
+        }
         let mut tunnel = match self.tunnel.take().filter(Tunnel::is_open) {
             Some(tunnel) => tunnel,
             None => Tunnel::open(&self.pods, &self.pod).await?,
@@ -250,7 +254,7 @@ impl Transfer {
         let (chunks, writer) = Writer::begin(partial).map_err(file_error(to))?;
         let pieces = AtomicU64::new(0);
         let streams = (0..STREAMS.min(size.div_ceil(PIECE))).map(|_| async {
-            let mut stream = Self::new(self.pods.clone(), self.pod.clone());
+            let mut stream = Self::new(self.pods.clone(), self.pod.clone(), &self.token);
             stream.fetch_pieces(name, &pieces, size, &chunks).await
         });
         futures::future::try_join_all(streams).await?;

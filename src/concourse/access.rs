@@ -1,14 +1,16 @@
 //! Which cluster a task builds in. A task has no service account of its own: the way in arrives as parameters.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::json;
+
+use super::parameter_file;
 
 /// How to write it, for messages.
 const USAGE: &str =
@@ -27,6 +29,8 @@ pub async fn connect(variables: &BTreeMap<String, String>) -> anyhow::Result<(Cl
         .await
         .context("the kubeconfig cannot be used")?;
     let namespace = value("KUBE_NAMESPACE").map_or_else(|| config.default_namespace.clone(), str::to_owned);
+    let is_name = namespace.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    ensure!(is_name, "KUBE_NAMESPACE: {namespace:?} is no name of a namespace: lower-case letters, digits and '-'");
     Ok((Client::try_from(config).context("the Kubernetes client could not be set up")?, namespace))
 }
 
@@ -36,6 +40,8 @@ fn from_kubeconfig(text: &str) -> anyhow::Result<Kubeconfig> {
     if text.contains('\n') || text.trim_start().starts_with('{') {
         return Kubeconfig::from_yaml(text).map_err(|_| anyhow!("KUBECONFIG is not the text of a kubeconfig"));
     }
+    parameter_file::read(Path::new(text))
+        .map_err(|_| anyhow!("KUBECONFIG: its value is neither a kubeconfig nor the path of one"))?;
     Kubeconfig::read_from(text).map_err(|_| anyhow!("KUBECONFIG: its value is neither a kubeconfig nor the path of one"))
 }
 
@@ -44,7 +50,7 @@ fn from_parts(server: &str, token: Option<&str>, authority: Option<&str>) -> any
     let authority = match authority {
         Some(text) if text.contains("-----BEGIN") => Some(text.to_owned()),
         Some(path) => Some(
-            fs::read_to_string(Path::new(path))
+            parameter_file::read_text(Path::new(path))
                 .map_err(|_| anyhow!("KUBE_CA: its value is neither PEM nor the path of a file"))?,
         ),
         None => None,

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod build;
 mod outputs;
+mod parameter_file;
 pub mod params;
 mod session;
 pub mod summary;

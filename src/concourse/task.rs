@@ -2,14 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::Path,
     process::ExitCode,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::Context;
 use k8s_openapi::ByteString;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -20,6 +19,7 @@ use super::{
     access,
     build::{SecretContent, TaskBuild},
     outputs::Outputs,
+    parameter_file,
     params::TaskParameters,
     say,
     session::Session,
@@ -39,8 +39,6 @@ use crate::{
 const LAST_WORDS: Duration = Duration::from_secs(6);
 /// A lease that cannot be read is refused by the API server; until then it counts as this.
 const LEASE: Duration = Duration::from_mins(1);
-/// Most bytes of a file that is a secret: a Secret may be 1 MiB large.
-const SECRET_LIMIT: u64 = 1 << 20;
 /// Exit code of a process that SIGTERM ended.
 const TERMINATED: u8 = 143;
 
@@ -118,7 +116,7 @@ async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Begun>) -> 
     let folder = std::env::current_dir().context("the task has no folder")?;
     let parameters = TaskParameters::read(variables)?.below(&folder)?;
     let name = format!("task-{:08x}", fastrand::u32(..));
-    let template = template(variables, |path| fs::read_to_string(folder.join(path)))?;
+    let template = template(variables, |path| parameter_file::read_text(&folder.join(path)))?;
     let task = TaskBuild::new(&parameters, &name, template);
     let secret = secret_data(&task.secret, &folder)?;
     archive::check(&folder, &task.selection)?;
@@ -195,41 +193,10 @@ fn secret_data(content: &BTreeMap<String, SecretContent>, folder: &Path) -> anyh
     let read = |(key, content): (&String, &SecretContent)| {
         let bytes = match content {
             SecretContent::Text(text) => text.reveal().as_bytes().to_vec(),
-            SecretContent::File(path) => secret_file(&folder.join(path))
+            SecretContent::File(path) => parameter_file::read(&folder.join(path))
                 .with_context(|| format!("{path}, which the parameters name, cannot be read as a secret"))?,
         };
         Ok((key.clone(), ByteString(bytes)))
     };
     content.iter().map(read).collect()
-}
-
-/// Who opens a pipe waits until somebody writes to it.
-fn secret_file(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let metadata = fs::metadata(path)?;
-    ensure!(metadata.is_file(), "it is not a file");
-    if metadata.len() > SECRET_LIMIT {
-        bail!("it has {} bytes; a secret has at most {SECRET_LIMIT}", metadata.len());
-    }
-    Ok(fs::read(path)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{SECRET_LIMIT, fs, secret_file};
-
-    #[test]
-    fn a_secret_is_a_file_that_fits_into_a_secret() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        fs::write(path("key"), "hunter2").unwrap();
-        assert_eq!(secret_file(&path("key")).unwrap(), b"hunter2");
-        fs::File::create(path("huge")).unwrap().set_len(SECRET_LIMIT + 1).unwrap();
-        std::process::Command::new("mkfifo").arg(path("pipe")).status().unwrap();
-        for (name, words) in
-            [("pipe", "not a file"), (".", "not a file"), ("huge", "has 1048577 bytes"), ("none", "No such file")]
-        {
-            let error = secret_file(&path(name)).unwrap_err().to_string();
-            assert!(error.contains(words), "{name}: {error}");
-        }
-    }
 }

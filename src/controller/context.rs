@@ -14,13 +14,22 @@ use kube::{
 use tokio::sync::watch;
 
 use super::{
-    apply::Writer, events::Publisher, isolation::Nodes, metrics::Metrics, progress::ProgressReader, turns::Turns,
-    watched_build::WatchedBuild, watched_pod::WatchedPod,
+    apply::Writer,
+    events::Publisher,
+    isolation::Nodes,
+    metrics::Metrics,
+    progress::ProgressReader,
+    turns::Turns,
+    watched_build::{WatchedBuild, is_large},
+    watched_pod::WatchedPod,
 };
 use crate::{
     api::{OciBuild, RENEWED_ANNOTATION},
     plan::{OperatorConfig, pod::BUILD_LABEL},
 };
+
+/// How long the API server may take to give one object.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What every reconcile needs.
 pub struct Context {
@@ -103,14 +112,25 @@ impl Context {
         }
     }
 
+    /// A build as it is now, if it is still there.
+    pub(super) async fn get(&self, build: &WatchedBuild) -> Result<Option<OciBuild>, kube::Error> {
+        let api: Api<OciBuild> = Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
+        let found = tokio::time::timeout(PATIENCE, api.get_opt(&build.name_any())).await;
+        let found = found.map_err(|error| kube::Error::Service(error.into()))??;
+        Ok(found.filter(|found| found.uid() == build.uid()))
+    }
+
     /// The pods of a build as they are now.
     pub(super) async fn list_pods(&self, namespace: &str, build: &str) -> Result<Vec<WatchedPod>, kube::Error> {
         let api: Api<WatchedPod> = Api::namespaced(self.client.clone(), namespace);
         Ok(api.list(&ListParams::default().labels(&format!("{BUILD_LABEL}={build}"))).await?.items)
     }
 
-    /// Keeps what was written of an object until the cache has caught up.
+    /// Keeps what was written of an object until the cache has caught up; a large one is asked for anyway.
     pub(super) fn remember(&self, written: &OciBuild) {
+        if is_large(&written.spec) {
+            return;
+        }
         locked(&self.written).insert(written.uid().unwrap_or_default(), written.clone());
     }
 

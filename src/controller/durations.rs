@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::{api::OciBuildStatus, runner::result::BuildResult};
 
+/// No build takes longer: the most that a timeout may be.
+const LONGEST: Duration = Duration::from_hours(7 * 24);
+
 /// How long each part of a build took; none for what did not happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Durations {
@@ -29,7 +32,8 @@ impl Durations {
             .started_at
             .zip(before.start_time.as_ref())
             .and_then(|(started, begun)| u64::try_from(started.saturating_sub(begun.0.as_millisecond())).ok());
-        let taken = |milliseconds: Option<u64>| milliseconds.map(Duration::from_millis);
+        // A pod may say anything, and one absurd number would spoil the metrics of all.
+        let taken = |milliseconds: Option<u64>| milliseconds.map(Duration::from_millis).filter(|taken| *taken <= LONGEST);
         Self {
             pod_start: taken(pod_start),
             daemon: taken(result.timings.daemon),

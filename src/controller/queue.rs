@@ -228,7 +228,7 @@ impl Queue {
     fn position(&mut self, uid: &str, now: Timestamp) -> usize {
         let is_fresh =
             |at: Timestamp| self.waiting.len() >= FEW && (SignedDuration::ZERO..STALE).contains(&now.duration_since(at));
-        if !self.positions.as_ref().is_some_and(|(at, _)| is_fresh(*at)) {
+        if !self.positions.as_ref().is_some_and(|(at, positions)| is_fresh(*at) && positions.contains_key(uid)) {
             let counted = self.order(false, now).zip(1..).collect();
             self.positions = Some((now, counted));
         }

@@ -22,7 +22,7 @@ use super::{
     lifecycle::{Decision, Limits, Recorded, Wanted, decide},
     queue::{Ticket, Turn},
     summarise::{Facts, Standing, summarise},
-    watched_build::WatchedBuild,
+    watched_build::{Kept, WatchedBuild},
     watched_pod::WatchedPod,
 };
 use crate::{
@@ -106,9 +106,13 @@ pub async fn reconcile(object: Arc<WatchedBuild>, context: Arc<Context>) -> Resu
 }
 
 async fn bring_further(object: &WatchedBuild, context: &Context) -> Result<Action, ReconcileError> {
-    let cached = match object.build() {
-        Ok(build) => build,
-        Err(error) => {
+    let cached = match object.kept() {
+        Kept::Build(build) => *build,
+        Kept::NotHere => match context.get(object).await? {
+            Some(build) => build,
+            None => return Ok(Action::await_change()),
+        },
+        Kept::Unreadable(error) => {
             tracing::warn!(
                 build = object.name_any(),
                 namespace = object.namespace(),

@@ -19,7 +19,7 @@ use crate::{
     },
     plan::{Attempt, duration::format_duration},
     runner::result::{BuildFailure, BuildResult, BuiltImage, Outcome, WrittenTar},
-    text::shortened,
+    text::{shortened, without_controls},
 };
 
 /// Longest text of a failure's message and log excerpt in the status.
@@ -228,7 +228,7 @@ fn finish(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_
     if let Some(progress) = result.progress.clone() {
         status.progress = Some(plausible(progress));
     }
-    let all_warnings = before.warnings.iter().chain(&result.warnings).map(|warning| shortened(warning, 512));
+    let all_warnings = before.warnings.iter().chain(&result.warnings).map(|warning| shortened(&without_controls(warning), 512));
     status.warnings = all_warnings.take(WARNINGS_LIMIT).collect();
     match &result.outcome {
         Outcome::Succeeded(built) => succeed(status, before, facts, built),
@@ -301,6 +301,12 @@ fn succeed(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'
 
 fn fail(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>, failure: &BuildFailure) {
     let step = failure.step.as_ref().map(|step| format!(" in step {step}")).unwrap_or_default();
+    let failure = &BuildFailure {
+        message: without_controls(&failure.message),
+        step: failure.step.as_deref().map(without_controls),
+        log_excerpt: failure.log_excerpt.as_deref().map(without_controls),
+        ..failure.clone()
+    };
     let hint = hint(failure.reason);
     let message = shortened(&format!("{}{step}. {hint}", failure.message), 1024);
     let reason = failure.reason.as_str();

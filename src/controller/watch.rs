@@ -30,6 +30,9 @@ use crate::{
     },
 };
 
+/// Objects that are listed at once. One may have more than a megabyte, and a page is in memory as a whole.
+const PAGE: u32 = 50;
+
 /// What one watch is for.
 pub struct Watched {
     /// The namespace, or all.
@@ -67,8 +70,10 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
     let of_watch = namespace.clone();
     let (remembered, mut is_first_list) = (context.clone(), true);
     let (seen_to_go, owners) = (context.clone(), build_store.clone());
-    let build_events = watcher(builds, watcher::Config::default()).default_backoff().reflect(build_writer).inspect_ok(
-        move |event| match event {
+    let build_events = watcher(builds, watcher::Config::default().page_size(PAGE))
+        .default_backoff()
+        .reflect(build_writer)
+        .inspect_ok(move |event| match event {
             watcher::Event::Delete(build) => remembered.forget_deleted(build),
             // Before anybody gets a turn: those that have one already.
             watcher::Event::InitApply(build) if is_first_list && has_turn(build) => {
@@ -81,19 +86,19 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
             watcher::Event::InitDone => remembered.forget_absent(of_watch.as_deref()),
             watcher::Event::Apply(build) => remembered.caught_up(build),
             _ => {}
-        },
-    );
-    let pod_events = watcher(pods, watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")))
-        .default_backoff()
-        .reflect(pod_writer)
-        .inspect_ok(move |event| {
-            let watcher::Event::Delete(pod) = event else { return };
-            let Some(owner) = pod.owner_references().iter().find(|owner| owner.kind == OciBuild::kind(&())) else { return };
-            let build = ObjectRef::new(&owner.name).within(&pod.namespace().unwrap_or_default());
-            if owners.get(&build).is_some_and(|build| build.uid().as_deref() == Some(owner.uid.as_str())) {
-                seen_to_go.saw_vanish(owner.uid.clone(), pod);
-            }
         });
+    let pod_events =
+        watcher(pods, watcher::Config::default().page_size(PAGE).labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")))
+            .default_backoff()
+            .reflect(pod_writer)
+            .inspect_ok(move |event| {
+                let watcher::Event::Delete(pod) = event else { return };
+                let Some(owner) = pod.owner_references().iter().find(|owner| owner.kind == OciBuild::kind(&())) else { return };
+                let build = ObjectRef::new(&owner.name).within(&pod.namespace().unwrap_or_default());
+                if owners.get(&build).is_some_and(|build| build.uid().as_deref() == Some(owner.uid.as_str())) {
+                    seen_to_go.saw_vanish(owner.uid.clone(), pod);
+                }
+            });
 
     Controller::for_stream(changed(build_events, build_wakes()), build_store)
         .owns_stream(changed(pod_events, pod_wakes()))

@@ -1,7 +1,11 @@
 //! What the operator keeps of an OciBuild. Thousands that have ended stay in the cache: of these only how they ended and how long
-//! they are kept. Whoever changes the spec of one or asks for another build sends the whole object again.
+//! they are kept. Whoever changes the spec of one or asks for another build sends the whole object again. Nor is a large spec kept,
+//! such as one with its files in it: some hundred of them would be all the memory that the operator has.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+};
 
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -11,7 +15,15 @@ use kube::{Resource, core::DeserializeGuard};
 use serde::Deserialize;
 
 use super::lifecycle::{Recorded, Wanted};
-use crate::api::{CANCEL_ANNOTATION, OciBuild, OciBuildSpec, OciBuildStatus, Phase, REBUILD_ANNOTATION};
+use crate::{
+    api::{CANCEL_ANNOTATION, OciBuild, OciBuildSpec, OciBuildStatus, Phase, REBUILD_ANNOTATION},
+    plan::KUEUE_PREFIX,
+};
+
+/// Bytes of a spec, as JSON, that are kept.
+const SPEC_LIMIT: usize = 16 * 1024;
+/// Annotations that say something to the operator.
+const OWN_ANNOTATIONS: &str = "ocibuild.dev/";
 
 /// A build, as far as it is needed.
 #[derive(Clone, Debug, Deserialize)]
@@ -25,6 +37,8 @@ pub struct WatchedBuild {
 enum Content {
     /// It has not ended.
     Open(Box<(OciBuildSpec, Option<OciBuildStatus>)>),
+    /// It has not ended, and its spec is too large to be kept.
+    Large(Box<Option<OciBuildStatus>>),
     /// The build that is wanted has ended.
     Ended(Ended),
     /// The object cannot be read, for this reason.
@@ -44,16 +58,28 @@ struct Ended {
     completion: Option<MicroTime>,
 }
 
+/// What the cache has of a build.
+#[derive(Debug, PartialEq)]
+pub enum Kept<'a> {
+    /// The object; of one that has ended no more than what was kept.
+    Build(Box<OciBuild>),
+    /// The API server has it.
+    NotHere,
+    /// It cannot be read, for this reason.
+    Unreadable(&'a str),
+}
+
 impl WatchedBuild {
-    /// The object, or why it cannot be read. Of one that has ended it has no more than what was kept.
-    pub fn build(&self) -> Result<OciBuild, &str> {
+    /// The object, if it was kept.
+    pub fn kept(&self) -> Kept<'_> {
         let metadata = self.metadata.clone();
         match &self.content {
             Content::Open(content) => {
                 let (spec, status) = content.as_ref().clone();
-                Ok(OciBuild { metadata, spec, status })
+                Kept::Build(Box::new(OciBuild { metadata, spec, status }))
             }
-            Content::Ended(ended) => Ok(OciBuild {
+            Content::Large(_) => Kept::NotHere,
+            Content::Ended(ended) => Kept::Build(Box::new(OciBuild {
                 metadata,
                 spec: OciBuildSpec { ttl_after_finished: ended.ttl.clone(), ..OciBuildSpec::default() },
                 status: Some(OciBuildStatus {
@@ -66,8 +92,8 @@ impl WatchedBuild {
                     completion_time: ended.completion.clone(),
                     ..OciBuildStatus::default()
                 }),
-            }),
-            Content::Unreadable(error) => Err(error),
+            })),
+            Content::Unreadable(error) => Kept::Unreadable(error),
         }
     }
 
@@ -85,6 +111,7 @@ impl WatchedBuild {
     pub fn open_status(&self) -> Option<&OciBuildStatus> {
         match &self.content {
             Content::Open(content) => content.1.as_ref(),
+            Content::Large(status) => status.as_ref().as_ref(),
             Content::Ended(_) | Content::Unreadable(_) => None,
         }
     }
@@ -105,9 +132,11 @@ impl From<DeserializeGuard<OciBuild>> for WatchedBuild {
         if let Some(annotations) = &mut metadata.annotations {
             annotations.retain(|name, _| match name.as_str() {
                 REBUILD_ANNOTATION | CANCEL_ANNOTATION => true,
-                "kubectl.kubernetes.io/last-applied-configuration" => false,
-                _ => !is_ended,
+                name => name.starts_with(OWN_ANNOTATIONS) && !is_ended,
             });
+        }
+        if let Some(labels) = &mut metadata.labels {
+            labels.retain(|name, _| name.starts_with(KUEUE_PREFIX));
         }
         match status {
             Some(status) if is_ended => {
@@ -124,8 +153,29 @@ impl From<DeserializeGuard<OciBuild>> for WatchedBuild {
                 };
                 Self { metadata, content: Content::Ended(ended) }
             }
+            status if is_large(&spec) => Self { metadata, content: Content::Large(Box::new(status)) },
             status => Self { metadata, content: Content::Open(Box::new((spec, status))) },
         }
+    }
+}
+
+/// Whether a spec is too large to be kept.
+pub fn is_large(spec: &OciBuildSpec) -> bool {
+    let mut size = Size(0);
+    serde_json::to_writer(&mut size, spec).is_err() || size.0 > SPEC_LIMIT
+}
+
+/// Counts what is written.
+struct Size(usize);
+
+impl Write for Size {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -162,7 +212,7 @@ impl Resource for WatchedBuild {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{Recorded, Wanted, WatchedBuild};
+    use super::{Kept, Recorded, SPEC_LIMIT, Wanted, WatchedBuild};
     use crate::api::OciBuild;
 
     fn build(phase: &str, generation: i64, rebuild: Option<&str>) -> Value {
@@ -170,7 +220,7 @@ mod tests {
         json!({
             "apiVersion": "ocibuild.dev/v1alpha1", "kind": "OciBuild",
             "metadata": {
-                "name": "b", "namespace": "n", "uid": "u", "generation": 2, "annotations": annotations, "labels": { "team": "a" },
+                "name": "b", "namespace": "n", "uid": "u", "generation": 2, "annotations": annotations, "labels": { "kueue.x-k8s.io/queue-name": "a" },
             },
             "spec": { "context": ".", "imageName": "b", "source": { "files": { "Dockerfile": "FROM scratch" } }, "ttlAfterFinished": "1h" },
             "status": {
@@ -191,15 +241,25 @@ mod tests {
         ] {
             let whole: OciBuild = serde_json::from_value(build(phase, generation, rebuild)).unwrap();
             let watched: WatchedBuild = serde_json::from_value(build(phase, generation, rebuild)).unwrap();
-            let kept = watched.build().unwrap();
+            let Kept::Build(kept) = watched.kept() else { panic!("it was not kept") };
             assert_eq!(watched.open_status().is_none(), is_ended, "{phase} {generation} {rebuild:?}");
-            assert_eq!(kept == whole, !is_ended, "{phase} {generation} {rebuild:?}");
+            assert_eq!(*kept == whole, !is_ended, "{phase} {generation} {rebuild:?}");
             assert_eq!((Recorded::of(&kept), Wanted::of(&kept)), (Recorded::of(&whole), Wanted::of(&whole)));
             assert_eq!(kept.spec.ttl_after_finished, whole.spec.ttl_after_finished);
             let ended = |build: OciBuild| build.status.and_then(|status| status.completion_time);
-            assert_eq!(ended(kept), ended(whole));
+            assert_eq!(ended(*kept), ended(whole));
             assert!(!watched.is_done(), "its time to be deleted comes");
         }
+    }
+
+    #[test]
+    fn a_large_spec_is_not_kept_while_its_status_is() {
+        let mut large = build("Queued", 2, None);
+        large["spec"]["source"]["files"]["Dockerfile"] = json!("x".repeat(SPEC_LIMIT));
+        let watched: WatchedBuild = serde_json::from_value(large).unwrap();
+        assert_eq!(watched.kept(), Kept::NotHere);
+        assert_eq!(watched.open_status().unwrap().attempt, Some(2));
+        assert!(watched.is_readable() && !watched.is_done());
     }
 
     #[test]
@@ -208,6 +268,6 @@ mod tests {
         unreadable["spec"]["context"] = json!(7);
         let watched: WatchedBuild = serde_json::from_value(unreadable).unwrap();
         assert!(!watched.is_readable());
-        assert_eq!(watched.build().unwrap_err(), "Invalid type integer `7`. Expected a string");
+        assert_eq!(watched.kept(), Kept::Unreadable("Invalid type integer `7`. Expected a string"));
     }
 }

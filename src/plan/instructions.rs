@@ -46,6 +46,9 @@ pub struct Instructions {
     /// Where the tar goes; none if the image is only pushed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<OutputInstructions>,
+    /// SHA-256, in hexadecimal digits, of the token that a client must have; none if it needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer_token: Option<String>,
     /// Seconds after which the runner gives up.
     pub timeout_seconds: u64,
     /// Seconds that each part of the run may take.

@@ -17,7 +17,7 @@ mod volumes;
 pub use daemon_config::daemon_config;
 pub use operator_config::OperatorConfig;
 pub use reference::{Digest, ImageReference, InvalidDigest, InvalidReference};
-pub use validate::{Attempt, InvalidSpec, OutputPlan, Validated, validate};
+pub use validate::{Attempt, InvalidSpec, KUEUE_PREFIX, OutputPlan, Validated, validate};
 
 #[cfg(test)]
 mod tests;

@@ -342,6 +342,22 @@ fn what_the_api_server_cannot_see_is_refused_by_name() {
             "isolation: privileged is not allowed here; the operator's configuration allows rootless, userns",
         ),
         (format!("{HELLO}addHosts: {{ a: '1::2::3' }}"), "addHosts: \"1::2::3\" of a is not an IPv4 or IPv6 address"),
+        (
+            format!("{HELLO}buildArgs: {{ A: \"a\\0b\" }}"),
+            "parameters.buildArgs.A: a NUL character is in it or beside it; no program can be given one",
+        ),
+        (
+            format!("{HELLO}labels: {{ \"a\\0b\": c }}"),
+            "parameters.labels: a NUL character is in it or beside it; no program can be given one",
+        ),
+        (
+            format!("{HELLO}buildArgs: {{ A: {} }}", "é".repeat(65_536)),
+            "buildArgs: \"A\" with its value is 131073 bytes; at most 122880 can be given to a program",
+        ),
+        (
+            format!("{HELLO}pod: {{ annotations: {{ container.apparmor.security.beta.kubernetes.io/buildkitd: unconfined }} }}"),
+            "pod.annotations: \"container.apparmor.security.beta.kubernetes.io/buildkitd\" is not for builds to set: it changes how the pod is confined, or is the operator's own",
+        ),
         (format!("{HELLO}timeout: soon"), "timeout: \"soon\" is not a duration such as 30m or 1h30m"),
         (format!("{HELLO}buildkitConfig: 'root = \"/\"'"), "buildkitConfig: root is set by the operator and cannot be set here"),
         (

@@ -2,22 +2,35 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use serde_json::Value;
+
 use super::{
     InvalidReference, OperatorConfig,
     daemon_config::parse as parse_buildkit_config,
     duration::parse_duration,
-    instructions::{Instructions, PhaseSeconds},
+    instructions::{Instructions, PhaseSeconds, SourceInstructions},
     operator_config::{ConfigDuration, Override, Waits},
     registries::registries,
     translate::{image_form, output, parameters, references, registry_secrets, relative, secrets, source_instructions, ssh},
 };
-use crate::api::{ConfigMapKey, ConfigMapSource, Isolation, OciBuild, OciBuildSpec, PodSettings};
+use crate::api::{ConfigMapKey, ConfigMapSource, Isolation, OciBuild, OciBuildSpec, PodSettings, TRANSFER_ANNOTATION};
 
 /// Annotations of an object may hold 256 KiB in all; the rest is left for others.
 const INSTRUCTIONS_LIMIT: usize = 200 * 1024;
 
+/// Bytes of one argument, with room for the option before it (Linux: MAX_ARG_STRLEN is 128 KiB).
+const ARGUMENT_LIMIT: usize = 120 * 1024;
+
+/// Annotations by which older Kubernetes confines a pod, and the operator's own.
+const RESERVED_ANNOTATIONS: [&str; 4] = [
+    "container.apparmor.security.beta.kubernetes.io/",
+    "container.seccomp.security.alpha.kubernetes.io/",
+    "seccomp.security.alpha.kubernetes.io/",
+    "ocibuild.dev/",
+];
+
 /// Labels of Kueue.
-const KUEUE_PREFIX: &str = "kueue.x-k8s.io/";
+pub const KUEUE_PREFIX: &str = "kueue.x-k8s.io/";
 
 /// A spec that cannot be built although the API server accepted it.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +90,22 @@ pub enum InvalidSpec {
     /// A secret that comes from nowhere, or from two places: only possible in a file that no API server has seen.
     #[error("secrets: {0}: name exactly one of secret or file")]
     Secret(String),
+    /// An annotation of the pod that would undo its confinement.
+    #[error("pod.annotations: {0:?} is not for builds to set: it changes how the pod is confined, or is the operator's own")]
+    Annotation(String),
+    /// A text that no program can be given.
+    #[error("{0}: a NUL character is in it or beside it; no program can be given one")]
+    Nul(String),
+    /// An argument that is too long for a program.
+    #[error("{field}: {name:?} with its value is {size} bytes; at most {ARGUMENT_LIMIT} can be given to a program")]
+    LongArgument {
+        /// The field.
+        field: &'static str,
+        /// The name in it.
+        name: String,
+        /// Bytes of name and value.
+        size: usize,
+    },
     /// Too much for the pod's annotation.
     #[error(
         "source.files, buildArgs, labels and the other fields are {0} bytes together; at most {INSTRUCTIONS_LIMIT} fit. Put large files into a ConfigMap, a claim or a repository"
@@ -226,14 +255,13 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
         registry_secrets: registry_secrets(spec),
         registries,
         output: output_path,
+        transfer_token: build.metadata.annotations.as_ref().and_then(|annotations| annotations.get(TRANSFER_ANNOTATION).cloned()),
         timeout_seconds: timeout.as_secs(),
         deadlines: phase_seconds(&waits),
     };
     let pod = spec.pod.clone().unwrap_or_default();
-    let size = serde_json::to_string(&instructions).map_or(0, |text| text.len());
-    if size > INSTRUCTIONS_LIMIT {
-        return Err(InvalidSpec::TooLarge(size));
-    }
+    confined(&pod)?;
+    usable_as_arguments(&instructions)?;
     Ok(Validated {
         namespace,
         name,
@@ -263,6 +291,49 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
     })
+}
+
+fn confined(pod: &PodSettings) -> Result<(), InvalidSpec> {
+    let is_reserved = |name: &&String| RESERVED_ANNOTATIONS.iter().any(|prefix| name.starts_with(prefix));
+    pod.annotations.keys().find(is_reserved).map_or(Ok(()), |name| Err(InvalidSpec::Annotation(name.clone())))
+}
+
+/// buildctl is told all of it by its arguments.
+fn usable_as_arguments(instructions: &Instructions) -> Result<(), InvalidSpec> {
+    let size = serde_json::to_string(instructions).map_or(0, |text| text.len());
+    if size > INSTRUCTIONS_LIMIT {
+        return Err(InvalidSpec::TooLarge(size));
+    }
+    let (parameters, image) = (&instructions.parameters, &instructions.image);
+    for (field, texts) in
+        [("buildArgs", &parameters.build_args), ("labels", &parameters.labels), ("annotations", &image.annotations)]
+    {
+        if let Some((name, value)) = texts.iter().find(|(name, value)| name.len() + value.len() > ARGUMENT_LIMIT) {
+            return Err(InvalidSpec::LongArgument { field, name: name.clone(), size: name.len() + value.len() });
+        }
+    }
+    // What is in files, and not in arguments, may be anything.
+    let files = Instructions { source: SourceInstructions::Upload {}, ..instructions.clone() };
+    match nul(&serde_json::to_value(files).unwrap_or_default()) {
+        Some(field) => Err(InvalidSpec::Nul(field)),
+        None => Ok(()),
+    }
+}
+
+/// Where a NUL character is, if there is one.
+fn nul(value: &Value) -> Option<String> {
+    let below = |name: &str, value: &Value| {
+        if name.contains('\0') {
+            return Some(String::new());
+        }
+        nul(value).map(|rest| if rest.is_empty() { name.to_owned() } else { format!("{name}.{rest}") })
+    };
+    match value {
+        Value::String(text) => text.contains('\0').then(String::new),
+        Value::Array(values) => values.iter().find_map(nul),
+        Value::Object(fields) => fields.iter().find_map(|(name, value)| below(name, value)),
+        _ => None,
+    }
 }
 
 fn duration(field: &'static str, text: Option<&str>) -> Result<Option<Duration>, InvalidSpec> {

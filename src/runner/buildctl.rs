@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::{ChildStderr, Command},
+    task::JoinHandle,
 };
 
 use super::{progress::Tracker, stop::Stop};
@@ -74,10 +75,9 @@ pub struct Streams<T = (), U = ()> {
 pub struct Ended<T, U> {
     /// How buildctl ended.
     pub status: ExitStatus,
-    /// What became of its standard output.
-    pub output: Option<T>,
-    /// What became of the back channel.
-    pub back_channel: Option<U>,
+    /// What became of its standard output and of the back channel. Where buildctl failed, who took them most often has an error
+    /// too: that they ended early.
+    pub taken: io::Result<(Option<T>, Option<U>)>,
 }
 
 impl Buildctl {
@@ -145,15 +145,16 @@ impl Buildctl {
         if let Some(following) = following {
             following.await.map_err(io::Error::other)??;
         }
-        let output = match output {
-            Some(taking) => Some(taking.await.map_err(io::Error::other)??),
-            None => None,
-        };
-        let back_channel = match back_channel {
-            Some(taking) => Some(taking.await.map_err(io::Error::other)??),
-            None => None,
-        };
-        Ok(Ended { status, output, back_channel })
+        let (output, back_channel) = tokio::join!(taken(output), taken(back_channel));
+        let taken = output.and_then(|output| Ok((output, back_channel?)));
+        Ok(Ended { status, taken })
+    }
+}
+
+async fn taken<T>(taking: Option<JoinHandle<io::Result<T>>>) -> io::Result<Option<T>> {
+    match taking {
+        Some(taking) => taking.await.map_err(io::Error::other)?.map(Some),
+        None => Ok(None),
     }
 }
 

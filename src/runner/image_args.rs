@@ -52,7 +52,9 @@ pub fn prepare(argument: &str, shown: &str, found: &Path, layout: &Path) -> Resu
 /// The blobs stay where they are: links lead to them.
 fn from_folder(folder: &Path, layout: &Path) -> io::Result<Digest> {
     let mut document = Vec::new();
+    // Not a pipe: whoever opens one may wait for ever.
     let file = below(folder, Path::new("index.json"))
+        .filter(|file| file.is_file())
         .ok_or_else(|| io::Error::other("the folder has no index.json"))
         .and_then(fs::File::open)?;
     file.take(DOCUMENT_LIMIT).read_to_end(&mut document)?;

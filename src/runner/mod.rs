@@ -8,6 +8,7 @@
 
 mod arguments;
 mod buildctl;
+mod confidential;
 mod daemon;
 mod deadlines;
 pub mod diagnose;
@@ -144,7 +145,7 @@ async fn transfer(instructions: &Instructions, work: &Path) -> anyhow::Result<Op
         return Ok(None);
     }
     let output = download.map_or_else(|| work.join("output"), |output| output.root.clone());
-    let transfer = Transfer::serve(source.as_deref(), &output).await;
+    let transfer = Transfer::serve(source.as_deref(), &output, instructions.transfer_token.clone()).await;
     Ok(Some(transfer.with_context(|| format!("cannot listen on port {} of the pod", layout::TRANSFER_PORT))?))
 }
 

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, BufReader, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Component, Path, PathBuf},
 };
 
@@ -45,7 +45,7 @@ pub struct Staging {
 impl Staging {
     /// Makes both folders. The name of the build keeps its unfinished files apart from those of others. What is in the place
     /// of a folder that will be written, and that no build has made, is somebody's: then nothing is built.
-    pub fn create(output: &OutputInstructions, build: &str, image: &ImageForm) -> Result<Self, BuildFailure> {
+    pub fn create(output: &OutputInstructions, build: &str, image: &ImageForm, stages: &[String]) -> Result<Self, BuildFailure> {
         let failed = |error: io::Error| {
             let message = format!("the output folder {:?} cannot be written: {error}", output.path);
             let reason = match error.kind() {
@@ -70,6 +70,10 @@ impl Staging {
                 return Err(BuildFailure::new(FailureReason::OutputInvalid, message));
             }
         }
+        if let Some(obstacle) = obstacle(&folder, stages) {
+            let message = format!("the output folder {:?} cannot take the image: {obstacle}", output.path);
+            return Err(BuildFailure::new(FailureReason::OutputInvalid, message));
+        }
         let partial = folder.join(format!(".ocibuild-partial-{}", build.replace('/', "-")));
         // What an attempt left that was killed; no other attempt of this build runs.
         remove(&partial).map_err(failed)?;
@@ -88,6 +92,24 @@ impl Staging {
 
     /// Puts everything in its place, and takes away what an earlier build left and this one has not made.
     pub fn publish(self) -> io::Result<()> {
+        let published = self.put_in_place();
+        if published.is_err() {
+            self.put_back();
+        }
+        published
+    }
+
+    /// The folders of the build before, where this one's have not taken their places.
+    fn put_back(&self) {
+        for name in [METADATA, ROOTFS, LAYOUT] {
+            let (old, place) = (self.partial.join(format!("old-{name}")), self.folder.join(name));
+            if place.symlink_metadata().is_err() {
+                let _ = fs::rename(old, place);
+            }
+        }
+    }
+
+    fn put_in_place(&self) -> io::Result<()> {
         // Builds that share a folder put their files there one after the other. A volume without locks does without.
         let lock = File::open(&self.folder)?;
         let _ = rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive);
@@ -96,7 +118,7 @@ impl Staging {
                 // Away from the place first: a folder cannot be renamed over one that has files.
                 move_folder(&self.folder.join(name), &self.partial.join(format!("old-{name}")))?;
                 if name == ROOTFS {
-                    fs::remove_file(self.folder.join(METADATA))?;
+                    fs::rename(self.folder.join(METADATA), self.partial.join(format!("old-{METADATA}")))?;
                 }
             }
         }
@@ -131,6 +153,28 @@ impl Drop for Staging {
     fn drop(&mut self) {
         let _ = remove(&self.partial);
     }
+}
+
+/// What is in the way of the files of an image, and that no build has made or this one cannot move.
+fn obstacle(folder: &Path, stages: &[String]) -> Option<String> {
+    let metadata = |path: &Path| path.symlink_metadata().ok();
+    for name in [TAR, DIGEST, METADATA] {
+        if metadata(&folder.join(name)).is_some_and(|found| found.is_dir()) {
+            return Some(format!("{name:?} is a folder there"));
+        }
+    }
+    let user = rustix::process::geteuid();
+    for name in [LAYOUT, ROOTFS].into_iter().filter(|name| is_of_a_build(folder, name)) {
+        if metadata(&folder.join(name)).is_some_and(|found| found.uid() != user.as_raw() && !user.is_root()) {
+            return Some(format!("{name:?} belongs to another user, and cannot be replaced by user {}", user.as_raw()));
+        }
+    }
+    let targets = folder.join(TARGETS);
+    if !stages.is_empty() && metadata(&targets).is_some_and(|found| !found.is_dir()) {
+        return Some(format!("{TARGETS:?} is no folder there"));
+    }
+    let in_the_way = |stage: &&String| metadata(&targets.join(stage)).is_some() && !is_target(&targets.join(stage));
+    stages.iter().find(in_the_way).map(|stage| format!("{TARGETS}/{stage} is there, and no build has made it"))
 }
 
 /// A folder can be moved only by who may write to it.

@@ -7,8 +7,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
-use super::deadlines::RunPhase;
-use crate::api::Progress;
+use super::{confidential::Confidential, deadlines::RunPhase};
+use crate::{api::Progress, text::without_secrets};
 
 /// Vertices that are kept; a Dockerfile has dozens.
 const VERTICES_LIMIT: usize = 10_000;
@@ -162,6 +162,7 @@ pub struct Tracker {
     waited_for: Option<String>,
     remarks: VecDeque<String>,
     warnings: Vec<String>,
+    confidential: Confidential,
     build: Span,
     export: Span,
     push: Span,
@@ -183,12 +184,17 @@ impl Tracker {
         }
         for warning in report.warnings {
             let text = STANDARD.decode(warning.short).unwrap_or_default();
-            let text = readable(&String::from_utf8_lossy(&text), TEXT_LIMIT);
+            let text = readable(&self.confidential.hide(&String::from_utf8_lossy(&text)), TEXT_LIMIT);
             if self.warn(&text) {
                 printed.push(format!("WARNING: {text}"));
             }
         }
         printed
+    }
+
+    /// Says none of these values, whatever BuildKit says.
+    pub fn keep_back(&mut self, values: impl IntoIterator<Item = String>) {
+        self.confidential.add(values);
     }
 
     /// Keeps a warning, if there is room; whether it is new.
@@ -246,7 +252,8 @@ impl Tracker {
 
     /// Begins anew for another run; why one was stopped stays known.
     pub fn reset(&mut self) {
-        *self = Self { waited_for: self.waited_for.take(), ..Self::default() };
+        let (waited_for, confidential) = (self.waited_for.take(), std::mem::take(&mut self.confidential));
+        *self = Self { waited_for, confidential, ..Self::default() };
     }
 
     /// The step that failed first, if one did.
@@ -284,15 +291,17 @@ impl Tracker {
     }
 
     fn remark(&mut self, line: &[u8]) -> Vec<String> {
-        let text = readable(String::from_utf8_lossy(line).trim_end(), 8 * TEXT_LIMIT);
+        let text = self.confidential.hide(String::from_utf8_lossy(line).trim_end());
+        let text = readable(&text, 8 * TEXT_LIMIT);
         if text.is_empty() {
             return Vec::new();
         }
         if self.remarks.len() == REMARKS_LIMIT {
             self.remarks.pop_front();
         }
-        self.remarks.push_back(text.clone());
-        vec![text]
+        let printed = without_secrets(&text);
+        self.remarks.push_back(text);
+        vec![printed]
     }
 
     /// A part of an export: `pushing layers`, `exporting manifest sha256:…`.
@@ -324,7 +333,7 @@ impl Tracker {
             let kind = kind(&report.name);
             let vertex = Vertex {
                 number: self.order.len() + 1,
-                name: readable(&report.name, TEXT_LIMIT),
+                name: readable(&self.confidential.hide(&report.name), TEXT_LIMIT),
                 kind,
                 started: None,
                 completed: None,
@@ -360,21 +369,18 @@ impl Tracker {
         let Some(completed) = report.completed.filter(|_| is_news) else { return };
         vertex.is_closed = true;
         if !vertex.open_line.is_empty() {
-            close_line(vertex, Some(completed), printed);
+            close_line(vertex, Some(completed), &self.confidential, printed);
         }
         let number = vertex.number;
         if !report.error.is_empty() {
-            printed.push(format!("#{number} ERROR: {}", readable(&report.error, 4 * TEXT_LIMIT)));
+            let error = readable(&self.confidential.hide(&report.error), 4 * TEXT_LIMIT);
+            printed.push(format!("#{number} ERROR: {}", without_secrets(&error)));
             let is_collateral = report.error.ends_with("context canceled");
             if is_collateral && vertex.kind == Kind::Step && self.interrupted.is_none() {
                 self.interrupted = Some(vertex.name.clone());
             }
             if self.failed.is_none() && !is_collateral {
-                self.failed = Some(FailedStep {
-                    name: vertex.name.clone(),
-                    error: readable(&report.error, 4 * TEXT_LIMIT),
-                    tail: vertex.tail.iter().cloned().collect(),
-                });
+                self.failed = Some(FailedStep { name: vertex.name.clone(), error, tail: vertex.tail.iter().cloned().collect() });
             }
         } else if report.cached {
             printed.push(format!("#{number} CACHED"));
@@ -392,7 +398,7 @@ impl Tracker {
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
             let room = LINE_LIMIT.saturating_sub(vertex.open_line.len());
             vertex.open_line.extend_from_slice(&rest[..end.min(room)]);
-            close_line(vertex, report.timestamp, printed);
+            close_line(vertex, report.timestamp, &self.confidential, printed);
             rest = &rest[end + 1..];
         }
         let room = LINE_LIMIT.saturating_sub(vertex.open_line.len());
@@ -417,12 +423,12 @@ fn announce(vertex: &mut Vertex, printed: &mut Vec<String>) {
     }
 }
 
-fn close_line(vertex: &mut Vertex, at: Option<Timestamp>, printed: &mut Vec<String>) {
+fn close_line(vertex: &mut Vertex, at: Option<Timestamp>, confidential: &Confidential, printed: &mut Vec<String>) {
     let bytes = std::mem::take(&mut vertex.open_line);
     let text = String::from_utf8_lossy(&bytes);
     // A progress bar overwrites its line; only its last state is worth keeping.
     let last = text.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
-    let line = readable(last, LINE_LIMIT);
+    let line = readable(&confidential.hide(last), LINE_LIMIT);
     let since = at.zip(vertex.started).map_or(0.0, |(at, started)| at.duration_since(started).as_secs_f64());
     printed.push(format!("#{} {since:.3} {line}", vertex.number));
     if vertex.tail.len() == TAIL_LINES {

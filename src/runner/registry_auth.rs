@@ -10,21 +10,23 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::result::BuildFailure;
+use super::{confidential, result::BuildFailure};
 use crate::{api::FailureReason, plan::instructions::MountedSecret};
 
 /// A Secret may be 1 MiB large.
 const SIZE_LIMIT: u64 = 1 << 20;
 const KEY: &str = ".dockerconfigjson";
 
-/// Writes `config.json` with the credentials of all Secrets to a folder; for one registry the later Secret wins.
-pub fn write_docker_config(secrets: &[MountedSecret], folder: &Path) -> Result<(), BuildFailure> {
+/// Writes `config.json` with the credentials of all Secrets to a folder; for one registry the later Secret wins. The values in it
+/// that are confidential come back.
+pub fn write_docker_config(secrets: &[MountedSecret], folder: &Path) -> Result<Vec<String>, BuildFailure> {
     let mut merged = Map::new();
     for secret in secrets {
         for (registry, credentials) in read(secret)? {
             merged.insert(registry, credentials);
         }
     }
+    let confidential = merged.values().flat_map(confidential::of_credentials).collect();
     let file = serde_json::json!({ "auths": merged }).to_string();
     let write = || -> io::Result<()> {
         fs::create_dir_all(folder)?;
@@ -36,9 +38,12 @@ pub fn write_docker_config(secrets: &[MountedSecret], folder: &Path) -> Result<(
             .open(folder.join("config.json"))?
             .write_all(file.as_bytes())
     };
-    write().map_err(|error| {
-        BuildFailure::new(FailureReason::Internal, format!("the registry credentials could not be written: {error}"))
-    })
+    match write() {
+        Ok(()) => Ok(confidential),
+        Err(error) => {
+            Err(BuildFailure::new(FailureReason::Internal, format!("the registry credentials could not be written: {error}")))
+        }
+    }
 }
 
 /// Adds whose credentials a registry did not take, by the names of the Secrets: what is in them is not said.

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     buildctl::{Buildctl, SharedTracker},
-    daemon,
+    confidential, daemon,
     deadlines::RunPhase,
     given,
     locate::locate,
@@ -104,14 +104,18 @@ impl<'a> Run<'a> {
     async fn attempt(&mut self) -> Result<BuiltImage, BuildFailure> {
         let docker_config = match &self.surroundings.credentials {
             Some(folder) => {
-                write_docker_config(&self.instructions.registry_secrets, folder)?;
+                let confidential = write_docker_config(&self.instructions.registry_secrets, folder)?;
+                self.tracker.with(|tracker| tracker.keep_back(confidential));
                 folder.clone()
             }
             None => docker_config_of_user(),
         };
         given::check_authorities(&self.instructions.registries)?;
         let staging = match &self.instructions.output {
-            Some(output) => Some(Staging::create(output, &self.instructions.build, &self.instructions.image)?),
+            Some(output) => {
+                let stages = &self.instructions.parameters.additional_targets;
+                Some(Staging::create(output, &self.instructions.build, &self.instructions.image, stages)?)
+            }
             None => None,
         };
         let buildctl = Buildctl {
@@ -133,6 +137,8 @@ impl<'a> Run<'a> {
         let (instructions, work) = (self.instructions.clone(), self.surroundings.work.clone());
         let (given, stage) = self.stop.unless_asked(move || given::read(&instructions, &root, &work)).await?;
         self.timings.source = Some(milliseconds(begin));
+        let secrets = given.secrets.iter().filter_map(|(_, file)| confidential::of_file(file));
+        self.tracker.with(|tracker| tracker.keep_back(secrets));
 
         let run = TargetRun {
             instructions: self.instructions,
@@ -155,10 +161,14 @@ impl<'a> Run<'a> {
             pushed::check(reference, &self.instructions.registries).await?;
         }
         if let Some(staging) = staging {
-            staging.publish().map_err(|error| {
-                let message = format!("the files of the image cannot be put in their place: {error}");
-                BuildFailure::new(storage_reason(&error), message)
-            })?;
+            // It waits for others that write to the folder.
+            let published = self.stop.unless_asked(move || {
+                staging.publish().map_err(|error| {
+                    let message = format!("the files of the image cannot be put in their place: {error}");
+                    BuildFailure::new(storage_reason(&error), message)
+                })
+            });
+            published.await?;
         }
         Ok(BuiltImage {
             digest: built.digest,

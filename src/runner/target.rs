@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     arguments::{Given, Target, build_arguments, image_name},
-    buildctl::{Buildctl, Ended, Streams, Taker},
+    buildctl::{Buildctl, Streams, Taker},
     deadlines::RunPhase,
     diagnose::{Activity, Evidence, diagnose},
     image_tar::ImageTar,
@@ -117,18 +117,21 @@ impl TargetRun<'_> {
         let metadata_file = self.work.join("metadata.json");
         let arguments = build_arguments(self.instructions, self.located, self.given, &target, &metadata_file);
         stop.enter(RunPhase::Build);
-        let ended = self
-            .buildctl
-            .run(&arguments, self.streams(folder.as_ref()), stop)
-            .await
-            .map_err(|error| BuildFailure::new(storage_reason(&error), format!("the image could not be written: {error}")))?;
+        let ended = self.buildctl.run(&arguments, self.streams(folder.as_ref()), stop).await.map_err(unwritten)?;
         if !ended.status.success() {
-            return Err(self.failed());
+            let failure = self.failed();
+            // What could not be written broke the pipe for BuildKit; else it was BuildKit that ended what was to be written.
+            return Err(match ended.taken {
+                Err(error) if storage_reason(&error) != FailureReason::Internal || failure.message.contains(" pipe") => {
+                    unwritten(error)
+                }
+                _ => failure,
+            });
         }
+        let (tar, left_out) = ended.taken.map_err(unwritten)?;
         stop.enter(RunPhase::Export);
         let metadata = read_metadata(&metadata_file)?;
         let Some(digest) = metadata.digest else { return Ok(None) };
-        let Ended { output: tar, back_channel: left_out, .. } = ended;
         let (tar, contents) = match (folder, tar) {
             (Some(folder), Some(tar)) => {
                 let format = self.instructions.image.format;
@@ -183,6 +186,10 @@ impl TargetRun<'_> {
         }
         failure
     }
+}
+
+fn unwritten(error: io::Error) -> BuildFailure {
+    BuildFailure::new(storage_reason(&error), format!("the image could not be written: {error}"))
 }
 
 /// The files beside the tar. The digest file holds what the task's does: in docker's format the digest of the configuration,

@@ -1,6 +1,6 @@
 //! Takes the source from a client and gives it the files of the image, over the pod's loopback address: a client comes by
-//! port-forward, and so by the API server's leave. Steps of the build share that address, so nothing is taken or given while
-//! they run.
+//! port-forward, and so by the API server's leave. Steps of the build share that address, and may leave processes behind: nothing
+//! is taken or given while they run, and at no time without the client's token, if it has one.
 //!
 //! ```text
 //! GET  /upload            {"received": bytes}      where an upload goes on after a broken connection
@@ -25,8 +25,9 @@ use std::{
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{Path as UrlPath, Query, State},
+    extract::{Path as UrlPath, Query, Request, State},
     http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
@@ -52,6 +53,8 @@ use super::{
 };
 use crate::{api::FailureReason, plan::layout};
 
+/// Header with the token of a build's client.
+pub const TOKEN_HEADER: &str = "x-ocibuild-token";
 /// How long nothing may arrive of a source before nobody is expected to send it any more.
 const UPLOAD_PATIENCE: Duration = Duration::from_mins(5);
 /// How long a question for the result is held open: a connection that died without a word must not look like a long build.
@@ -108,6 +111,8 @@ pub struct Transfer {
     /// Bytes of files that were given.
     given: Arc<AtomicU64>,
     output: PathBuf,
+    /// SHA-256 of the token that every request must bring.
+    token: Option<String>,
 }
 
 /// The source as far as it has arrived: it is unpacked as it comes, and kept if its sum is right.
@@ -174,7 +179,7 @@ impl Read for Queue {
 impl Transfer {
     /// Listens on the pod's loopback address. The source, where one is awaited, is unpacked at `source`: it may come while the
     /// daemon still starts. The files are read from `output`.
-    pub async fn serve(source: Option<&Path>, output: &Path) -> io::Result<Self> {
+    pub async fn serve(source: Option<&Path>, output: &Path, token: Option<String>) -> io::Result<Self> {
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, layout::TRANSFER_PORT)).await?;
         let stage = source.map_or(Stage::Building, |_| Stage::Uploading { received: 0 });
         let root = source.unwrap_or(Path::new("")).to_owned();
@@ -184,6 +189,7 @@ impl Transfer {
             turn: watch::Sender::new(0),
             given: Arc::default(),
             output: output.to_owned(),
+            token,
         };
         let app = Router::new()
             .route("/upload", get(received))
@@ -193,6 +199,7 @@ impl Transfer {
             .route("/files/{*path}", get(file))
             .route("/folders/{*path}", get(folder))
             .route("/fetched", post(fetched))
+            .layer(middleware::from_fn_with_state(transfer.clone(), only_with_token))
             .with_state(transfer.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });
         Ok(transfer)
@@ -265,6 +272,13 @@ impl Transfer {
 
 fn refused(status: StatusCode, words: impl Into<String>) -> Response {
     (status, words.into()).into_response()
+}
+
+async fn only_with_token(State(transfer): State<Transfer>, request: Request, next: Next) -> Response {
+    let brought = request.headers().get(TOKEN_HEADER).map_or(&[][..], |token| token.as_bytes());
+    // What is compared is a sum: how far two of them agree tells nothing of the token.
+    let may = transfer.token.as_ref().is_none_or(|wanted| *wanted == hex::encode(Sha256::digest(brought)));
+    if may { next.run(request).await } else { refused(StatusCode::FORBIDDEN, "the build's client alone is served here") }
 }
 
 /// Who asks is still there: it counts as a sign of life, while a large source is being packed.
@@ -483,6 +497,7 @@ mod tests {
             turn: watch::Sender::new(0),
             given: std::sync::Arc::default(),
             output: root.to_owned(),
+            token: None,
         }
     }
 

@@ -17,6 +17,8 @@ use super::{locate::below, tar_names::Budget};
 /// Most that an archive may unpack to. The volume's own limit is usually lower.
 const BYTES_LIMIT: u64 = 64 << 30;
 const ENTRIES_LIMIT: u64 = 5_000_000;
+/// Bytes of a path (Linux: PATH_MAX). The folders of a longer one could be made one in the other, at great length.
+const PATH_LIMIT: usize = 4096;
 
 /// What is done with devices, pipes and other entries that are neither files, folders nor links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +69,9 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
             return Err(io::Error::other(format!("the archive has more than {ENTRIES_LIMIT} entries")));
         }
         let path = entry.path()?.into_owned();
+        if path.as_os_str().len() > PATH_LIMIT {
+            return Err(io::Error::other(format!("a path of {} bytes is longer than {PATH_LIMIT}", path.as_os_str().len())));
+        }
         match entry.header().entry_type() {
             EntryType::Regular
             | EntryType::Continuous

@@ -43,6 +43,18 @@ fn a_failing_step_is_named_with_its_exit_code_and_its_last_lines() {
 }
 
 #[test]
+fn a_failing_build_says_why_also_where_its_files_were_to_be_unpacked() {
+    let namespace = Namespace::new("unpack-fails");
+    let more = "unpackRootfs: true\n  output: { download: {} }";
+    namespace.apply(&build("step", "FROM busybox:1.37\\nRUN echo its own words; exit 3\\n", more));
+    namespace.apply(&build("no-base", "FROM registry.registry.svc.cluster.local:5000/no/such:image", more));
+    let failure = namespace.failed("step", "StepFailed")["failure"].clone();
+    assert_eq!(failure["exitCode"], 3);
+    assert!(failure["logExcerpt"].as_str().unwrap().contains("its own words"), "{failure}");
+    namespace.failed("no-base", "BaseImageNotFound");
+}
+
+#[test]
 fn what_is_missing_has_a_name() {
     let namespace = Namespace::new("missing");
     namespace.apply(&build("no-dockerfile", "FROM scratch", "dockerfile: build/Containerfile"));

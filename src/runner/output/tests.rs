@@ -40,7 +40,7 @@ fn what_is_not_published_leaves_nothing_and_harms_nothing() {
     let folder = root.path().join("a/b");
     fs::create_dir_all(folder.join(".ocibuild-partial-team-app/targets/of-a-killed-attempt")).unwrap();
     fs::write(folder.join("image.tar"), "of the generation before").unwrap();
-    let staging = Staging::create(&output(root.path(), "a/b"), "team/app", &unpacked_oci()).unwrap();
+    let staging = Staging::create(&output(root.path(), "a/b"), "team/app", &unpacked_oci(), &[]).unwrap();
     fill(&staging.target(None).unwrap().0, "new");
     fill(&staging.target(Some("test")).unwrap().0, "new");
     drop(staging);
@@ -53,7 +53,7 @@ fn a_build_replaces_what_the_build_before_it_left_and_nothing_else() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("mine"), "of the user").unwrap();
     for word in ["first", "second"] {
-        let staging = Staging::create(&output(root.path(), ""), "team/app", &unpacked_oci()).unwrap();
+        let staging = Staging::create(&output(root.path(), ""), "team/app", &unpacked_oci(), &[]).unwrap();
         fill(&staging.target(None).unwrap().0, word);
         let (folder, shown) = staging.target(Some("test")).unwrap();
         assert_eq!(shown, Path::new("targets/test"));
@@ -67,7 +67,7 @@ fn a_build_replaces_what_the_build_before_it_left_and_nothing_else() {
         }
     }
     // A build of another form leaves no stale folders of the one before.
-    let staging = Staging::create(&output(root.path(), ""), "team/app", &ImageForm::default()).unwrap();
+    let staging = Staging::create(&output(root.path(), ""), "team/app", &ImageForm::default(), &[]).unwrap();
     write_tar(&staging.target(None).unwrap().0, &b"third"[..]).unwrap();
     staging.publish().unwrap();
     assert_eq!(names(root.path()), ["digest", "image.tar", "mine", "targets"]);
@@ -79,10 +79,56 @@ fn a_folder_that_no_build_has_made_is_not_replaced() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join(name)).unwrap();
         fs::write(root.path().join(name).join("photo"), "mine").unwrap();
-        let refused = Staging::create(&output(root.path(), ""), "team/app", &unpacked_oci()).err().unwrap();
+        let refused = Staging::create(&output(root.path(), ""), "team/app", &unpacked_oci(), &[]).err().unwrap();
         assert_eq!(refused.reason, FailureReason::OutputInvalid);
         assert!(refused.message.contains(name), "{}", refused.message);
         assert_eq!(names(root.path()), [name]);
+    }
+}
+
+#[test]
+fn what_is_in_the_way_is_found_before_anything_is_built() {
+    for (folders, files, stages, words) in [
+        (vec!["image.tar"], vec![], vec![], "\"image.tar\" is a folder"),
+        (vec!["digest"], vec![], vec![], "\"digest\" is a folder"),
+        (vec![], vec!["targets"], vec!["test"], "\"targets\" is no folder"),
+        (vec!["targets/test"], vec!["targets/test/precious"], vec!["test"], "targets/test is there, and no build has made it"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        for folder in folders {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        for file in files {
+            fs::write(root.path().join(file), "mine").unwrap();
+        }
+        let stages: Vec<_> = stages.into_iter().map(str::to_owned).collect();
+        let before = names(root.path());
+        let refused = Staging::create(&output(root.path(), ""), "team/app", &unpacked_oci(), &stages).err().unwrap();
+        assert_eq!(refused.reason, FailureReason::OutputInvalid);
+        assert!(refused.message.contains(words), "{words}: {}", refused.message);
+        assert_eq!(names(root.path()), before);
+    }
+}
+
+#[test]
+fn a_build_that_cannot_be_put_in_place_leaves_the_one_before_it() {
+    let root = tempfile::tempdir().unwrap();
+    for word in ["first", "second"] {
+        let staging = Staging::create(&output(root.path(), ""), "team/app", &unpacked_oci(), &["test".to_owned()]).unwrap();
+        fill(&staging.target(None).unwrap().0, word);
+        fill(&staging.target(Some("test")).unwrap().0, word);
+        if word == "second" {
+            // Somebody is quicker.
+            fs::remove_dir_all(root.path().join("targets")).unwrap();
+            fs::write(root.path().join("targets"), "mine").unwrap();
+            assert!(staging.publish().is_err());
+        } else {
+            staging.publish().unwrap();
+        }
+    }
+    assert_eq!(names(root.path()), ["digest", "image", "image.tar", "metadata.json", "rootfs", "targets"]);
+    for file in ["image/oci-layout", "rootfs/first", "metadata.json", "image.tar", "digest"] {
+        assert_eq!(fs::read_to_string(root.path().join(file)).unwrap(), "first", "{file}");
     }
 }
 
@@ -96,11 +142,11 @@ fn links_on_the_volume_lead_nowhere_outside_it() {
     symlink("/nowhere/at/all", root.path().join("dangling")).unwrap();
     fs::write(root.path().join("file"), "").unwrap();
     for path in ["out/x", "out", "dangling", "dangling/x", "file", "file/x"] {
-        let refused = Staging::create(&output(root.path(), path), "team/app", &ImageForm::default()).err().expect(path);
+        let refused = Staging::create(&output(root.path(), path), "team/app", &ImageForm::default(), &[]).err().expect(path);
         assert_eq!(refused.reason, FailureReason::OutputInvalid, "{path}: {}", refused.message);
     }
     symlink(outside.path(), root.path().join(".ocibuild-partial-team-app")).unwrap();
-    Staging::create(&output(root.path(), ""), "team/app", &ImageForm::default()).unwrap();
+    Staging::create(&output(root.path(), ""), "team/app", &ImageForm::default(), &[]).unwrap();
     assert_eq!(names(outside.path()), ["kept"]);
 }
 

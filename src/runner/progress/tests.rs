@@ -54,6 +54,31 @@ fn a_build_reads_as_docker_build_prints_it() {
 }
 
 #[test]
+fn what_is_kept_back_is_in_nothing_that_is_said() {
+    let mut tracker = Tracker::default();
+    tracker.keep_back(["hunter22".to_owned()]);
+    tracker.reset();
+    let mut failed = vertex(1, "[1/1] RUN echo hunter22", Some(0.0), Some(2.0));
+    failed["vertexes"][0]["error"] = json!("denied to hunter22 at https://r/token?access_token=x: 403");
+    let warning = json!({ "warnings": [{ "short": STANDARD.encode("hunter22 is weak") }] });
+    let mut lines = printed(
+        &mut tracker,
+        &[
+            vertex(1, "[1/1] RUN echo hunter22", Some(0.0), None),
+            log(1, 1.0, "it is hunt"),
+            log(1, 1.0, "er22\n"),
+            failed,
+            warning,
+        ],
+    );
+    lines.extend(tracker.line(b"error: denied to hunter22"));
+    let failed = tracker.failed().unwrap();
+    let said = [lines.join("\n"), format!("{failed:?}"), tracker.remarks().collect(), tracker.warnings().join(" ")].join("\n");
+    assert!(!said.contains("hunter22") && said.matches("***").count() >= 7, "{said}");
+    assert!(lines.join("\n").contains("https://r/token?…: 403"), "{lines:?}");
+}
+
+#[test]
 fn progress_counts_the_steps_of_the_dockerfile_and_names_the_latest_open_one() {
     let mut tracker = Tracker::default();
     printed(

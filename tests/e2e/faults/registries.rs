@@ -47,6 +47,41 @@ fn a_registry_that_fails_a_base_image_has_a_name() {
     check(&namespace, &cases);
 }
 
+#[test]
+fn a_registry_that_repeats_the_credentials_is_not_repeated() {
+    let namespace = Namespace::new("echo");
+    let registry = FaultyRegistry::start(&[("pull", At::Anything, Fault::Echo), ("push", At::Anything, Fault::Echo)]);
+    let server = format!("--docker-server={}", registry.host);
+    let (user, password) = ("--docker-username=planted-user", "--docker-password=planted-password-4711");
+    namespace.kubectl(&["create", "secret", "docker-registry", "planted", &server, user, password]).ok();
+    let known = json!({ "registries": { &registry.host: { "http": true } }, "registrySecrets": ["planted"] });
+    let with = |more: serde_json::Value| {
+        let mut fields = known.clone();
+        fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        fields
+    };
+    apply(&namespace, "pull", &format!("FROM {}/pull/base\nCOPY Dockerfile /\n", registry.host), &known);
+    let pushed = json!({ "push": true, "registry": format!("{}/push", registry.host) });
+    apply(&namespace, "push", "FROM scratch\nCOPY Dockerfile /\n", &with(pushed));
+    for name in ["pull", "push"] {
+        let status = namespace.failed(name, "RegistryForbidden");
+        let message = status["failure"]["message"].as_str().unwrap();
+        assert!(message.contains("I do not like") && message.contains("of Secret planted"), "{message}");
+        let pod = status["pod"]["name"].as_str().unwrap();
+        let said = [
+            status.to_string(),
+            namespace.kubectl(&["get", "events", "-o", "yaml"]).ok(),
+            namespace.kubectl(&["get", "pods", "-o", "yaml"]).ok(),
+            namespace.kubectl(&["logs", pod, "-c", "build"]).ok(),
+        ];
+        for (place, said) in said.iter().enumerate() {
+            for planted in ["planted-password", "cGxhbnRlZC11c2Vy"] {
+                assert!(!said.contains(planted), "{planted} is in place {place} of {name}:\n{said}");
+            }
+        }
+    }
+}
+
 /// What a mirror does wrong. The registry behind it does not exist.
 const MIRRORS: &[(Case, At, Fault)] = &[
     (case("r402", "RegistryPaymentRequired", &["402", "r402"]), At::Manifest, Fault::Status(402, "PAYMENT", None)),

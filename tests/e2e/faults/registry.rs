@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::StreamExt;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{
@@ -42,6 +43,8 @@ pub enum Fault {
     Lie,
     /// A web page, as a server that is no registry gives.
     Page,
+    /// A refusal that repeats the credentials.
+    Echo,
 }
 
 /// Where it goes wrong.
@@ -141,6 +144,7 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Answer,
     let (name, _) = rest.split_once('/').unwrap_or_default();
     let at = at(&method, rest);
     let healthy = healthy(&method, rest, &state.content);
+    let credentials = request.headers().get("authorization").and_then(|value| Some(value.to_str().ok()?.to_owned()));
     // A client that is refused while it sends would see a broken connection.
     let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
     let Some((_, fault)) = state.faults.get(name).filter(|(wrong_at, _)| *wrong_at == At::Anything || Some(*wrong_at) == at)
@@ -153,6 +157,7 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Answer,
         Fault::Cut => Err(io::ErrorKind::ConnectionAborted.into()),
         Fault::Stall => std::future::pending().await,
         Fault::Page => Ok(page()),
+        Fault::Echo => Ok(echo(credentials.as_deref())),
         Fault::CutHalfWay | Fault::StallHalfWay | Fault::Truncate | Fault::Lie => {
             let (mut parts, body) = whole.into_parts();
             let mut bytes = body.collect().await?.to_bytes().to_vec();
@@ -252,6 +257,19 @@ fn status(status: u16, code: &str, retry_after: Option<&str>) -> Answer {
         answer = answer.header("retry-after", retry_after);
     }
     answer.body(full(body.into_bytes())).unwrap()
+}
+
+/// As it was sent, and what it says.
+fn echo(credentials: Option<&str>) -> Answer {
+    let Some(sent) = credentials else {
+        let answer = Response::builder().status(401).header("www-authenticate", "Basic realm=\"all\"");
+        return answer.body(full(Vec::new())).unwrap();
+    };
+    let said = STANDARD.decode(sent.trim_start_matches("Basic ")).unwrap_or_default();
+    let message = format!("I do not like {sent}, that is {}", String::from_utf8_lossy(&said));
+    let error = json!({ "errors": [{ "code": "DENIED", "message": message }] });
+    let answer = Response::builder().status(403).header("content-type", "application/json");
+    answer.body(full(error.to_string().into_bytes())).unwrap()
 }
 
 fn page() -> Answer {

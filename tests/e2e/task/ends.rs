@@ -235,6 +235,19 @@ fn a_full_disk_here_or_there_is_named_and_half_an_image_is_not_left() {
     assert_eq!(task.names("image"), NOTHING);
 }
 
+/// Steps have no process of their own to be init: what they leave behind lives on, beside the runner.
+#[test]
+fn a_process_that_a_step_left_behind_cannot_take_the_files_away() {
+    let namespace = Namespace::new("task-left-behind");
+    let asks = r#"printf "POST /fetched HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n" | nc -w 1 127.0.0.1 24681"#;
+    let dockerfile =
+        format!("FROM busybox:1.37\nCOPY noise /\nRUN (setsid sh -c 'while :; do {asks}; done' >/dev/null 2>&1 &)\n");
+    let task = Task::new(&namespace, &[("Dockerfile", &dockerfile)], &["image"]);
+    task.write_noise("noise", 40);
+    task.succeeds(&[]);
+    assert_eq!(task.names("image"), ["digest", "image.tar"]);
+}
+
 /// Longer than a client waits for one that it believes in.
 #[test]
 fn an_api_server_that_is_not_there_is_named() {
