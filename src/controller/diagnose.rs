@@ -172,7 +172,10 @@ fn last_words(daemon: &Container) -> Option<String> {
     let last = daemon.last_state.terminated().filter(|terminated| terminated.exit_code != 0)?;
     // A Go program follows its words by its stack.
     let is_stack = |line: &str| ["\t", "main.", "runtime.", "github.com/"].iter().any(|begin| line.starts_with(begin));
-    let said: Vec<_> = last.message.as_deref()?.lines().filter(|line| !line.is_empty() && !is_stack(line)).collect();
+    // What it answered the runner may repeat what a registry said, credentials too; the runner has it, and hides them.
+    let is_answer = |line: &str| line.contains("returned error: ");
+    let is_said = |line: &&str| !line.is_empty() && !is_stack(line) && !is_answer(line);
+    let said: Vec<_> = last.message.as_deref()?.lines().filter(is_said).collect();
     let words: String = said[said.len().saturating_sub(3)..].join("; ").chars().take(512).collect();
     (!words.is_empty()).then_some(words)
 }

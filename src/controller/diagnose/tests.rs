@@ -266,6 +266,11 @@ fn what_a_daemon_said_before_it_ended_is_said_again() {
             FailureReason::DaemonDied,
             "words; its last words: buildkitd: operation not permitted",
         ),
+        (
+            "level=error msg=\"/moby.buildkit.v1.Control/Solve returned error: denied: Basic aHVudGVyMg==\"\nfatal error: out of memory\n",
+            FailureReason::DaemonDied,
+            "words; its last words: fatal error: out of memory",
+        ),
         ("", FailureReason::DaemonDied, "words"),
     ] {
         let daemon = json!([{ "name": "buildkitd", "image": "", "imageID": "", "ready": false, "restartCount": 3,
