@@ -201,6 +201,12 @@ fn without_result(terminated: &Terminated) -> BuildFailure {
         let message = "the node lost track of the build's container (ContainerStatusUnknown), as it does when it was restarted";
         return BuildFailure::new(FailureReason::NodeLost, message);
     }
+    // The kubelet was restarted, or the runtime did not answer, while the container was being started.
+    let words = terminated.message.as_deref().unwrap_or_default();
+    if reason == "StartError" && ["context canceled", "context deadline exceeded"].iter().any(|why| words.contains(why)) {
+        let message = format!("the build's container could not be started on its node: {}", words.trim());
+        return BuildFailure::new(FailureReason::RunnerKilled, message);
+    }
     // 128 and the number of the signal: SIGKILL, SIGTERM.
     if matches!(terminated.exit_code, 137 | 143) {
         let message = format!("the build's container was killed from outside, with exit code {}", terminated.exit_code);
