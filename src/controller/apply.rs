@@ -5,6 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::core::v1::{PersistentVolumeClaim, Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -27,7 +28,12 @@ pub const FIELD_MANAGER: &str = "ocibuild";
 #[derive(Debug)]
 pub enum Creation {
     /// It is there, made now or before, and belongs to the build.
-    Done(Made),
+    Done {
+        /// When.
+        made: Made,
+        /// Its metadata.
+        metadata: Box<ObjectMeta>,
+    },
     /// The name is taken by something else.
     NameTaken {
         /// It is going away, or belongs to a build that is.
@@ -127,14 +133,14 @@ impl Writer {
         let api: Api<K> = Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         match self.write("create", what, &object.name_any(), api.create(&parameters, object)).await {
-            Ok(_) => Ok(Creation::Done(Made::Now)),
+            Ok(created) => Ok(Creation::Done { made: Made::Now, metadata: Box::new(created.meta().clone()) }),
             Err(error) if is_already_there(&error) => {
                 let there = api.get_opt(&object.name_any()).await?;
                 // Gone again between the two calls, or not the build's: either way the name is not free yet.
                 let Some(there) = there else { return Ok(Creation::NameTaken { may_pass: true }) };
                 let owners = there.owner_references();
                 if owners.iter().any(|reference| reference.uid == owner) {
-                    return Ok(Creation::Done(Made::Before));
+                    return Ok(Creation::Done { made: Made::Before, metadata: Box::new(there.meta().clone()) });
                 }
                 let is_of_a_build = owners.iter().any(|reference| reference.kind == OciBuild::kind(&()));
                 Ok(Creation::NameTaken { may_pass: is_of_a_build || there.meta().deletion_timestamp.is_some() })

@@ -41,7 +41,7 @@ impl Reconciling<'_> {
         }
         if let Some(claim) = output_claim(plan) {
             match self.context.writer.create_claim(&claim, &self.uid).await? {
-                Creation::Done(_) => {}
+                Creation::Done { .. } => {}
                 Creation::NameTaken { may_pass } => {
                     let message = format!(
                         "the claim {} exists and belongs to something else; name it in output.persistentVolumeClaim to use it",
@@ -53,7 +53,7 @@ impl Reconciling<'_> {
                 Creation::Refused(refusal) => return self.refused(plan, ticket, refusal).await,
             }
         }
-        let isolation = self.context.nodes.resolve(plan.isolation, &self.context.config).await?;
+        let mut isolation = self.context.nodes.resolve(plan.isolation, &self.context.config).await?;
         let mut creation = self.create_pod(plan, attempt, isolation).await?;
         let may_be_rootless =
             plan.isolation == Isolation::Auto && self.context.config.allowed_isolations.contains(&Isolation::Rootless);
@@ -62,21 +62,26 @@ impl Reconciling<'_> {
             && isolation == PodIsolation::Userns
             && may_be_rootless
         {
-            creation = self.create_pod(plan, attempt, PodIsolation::Rootless).await?;
-        }
-        if matches!(creation, Creation::Done(_)) {
-            self.context.turns.fits(&self.uid);
-            if Recorded::of(&self.build).phase == Some(Phase::Queued) {
-                self.write(plan, None, &Standing::Created).await?;
-            }
+            isolation = PodIsolation::Rootless;
+            creation = self.create_pod(plan, attempt, isolation).await?;
         }
         match creation {
-            Creation::Done(Made::Now) => {
-                tracing::info!(build = self.name, namespace = self.namespace, generation = plan.generation, %attempt, "the pod was made");
-                Ok(Some(self.again_in(LOST_WAKE_UP)))
+            Creation::Done { made, metadata } => {
+                self.context.turns.fits(&self.uid);
+                let is_queued = Recorded::of(&self.build).phase == Some(Phase::Queued);
+                let standing = if is_queued { Standing::Created } else { Standing::Waiting { message: "", reason: None } };
+                let pod =
+                    WatchedPod { metadata: *metadata, isolation: Some(isolation.as_str().to_owned()), ..WatchedPod::default() };
+                // Written down before anything else happens: should the pod go while no operator watches, the next one knows that
+                // this attempt had one.
+                self.write(plan, Some(&pod), &standing).await?;
+                if made == Made::Now {
+                    tracing::info!(build = self.name, namespace = self.namespace, generation = plan.generation, %attempt, "the pod was made");
+                    return Ok(Some(self.again_in(LOST_WAKE_UP)));
+                }
+                // The cache has not caught up with a pod that was made before.
+                Ok(Some(self.again_in(Duration::from_secs(1))))
             }
-            // The cache has not caught up with a pod that was made before.
-            Creation::Done(Made::Before) => Ok(Some(self.again_in(Duration::from_secs(1)))),
             Creation::NameTaken { .. } => {
                 if !self.has_time(plan) {
                     return self.finish_refused(plan, BuildFailure::new(FailureReason::Timeout, NAME_TAKEN)).await;

@@ -126,6 +126,11 @@ impl Context {
         Ok(api.list(&ListParams::default().labels(&format!("{BUILD_LABEL}={build}"))).await?.items)
     }
 
+    /// A pod as it is now, if it is there.
+    pub(super) async fn get_pod(&self, namespace: &str, name: &str) -> Result<Option<WatchedPod>, kube::Error> {
+        Api::<WatchedPod>::namespaced(self.client.clone(), namespace).get_opt(name).await
+    }
+
     /// Keeps what was written of an object until the cache has caught up; a large one is asked for anyway.
     pub(super) fn remember(&self, written: &OciBuild) {
         if is_large(&written.spec) {

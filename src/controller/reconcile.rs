@@ -226,7 +226,11 @@ impl<'a> Reconciling<'a> {
         let priority = self.context.turns.priority(plan.priority_class.as_deref()).await;
         for _ in 0..STEPS_LIMIT {
             let recorded = self.recorded();
-            let pod = self.recorded_pod(&recorded);
+            let pod = match self.recorded_pod(&recorded) {
+                // The cache may be behind a pod that was made a moment ago; no attempt is given up for that.
+                None if recorded.pod_seen && recorded.is(&self.wanted) => self.live_pod(&recorded).await?,
+                pod => pod,
+            };
             let now = Timestamp::now();
             let state = diagnose(pod.as_deref(), &self.uid, now);
             let turn = self.turn(&recorded, &state, priority, now);
@@ -317,6 +321,12 @@ impl<'a> Reconciling<'a> {
     fn recorded_pod(&self, recorded: &Recorded) -> Option<Arc<WatchedPod>> {
         let (attempt, generation) = recorded.attempt.zip(recorded.generation)?;
         self.context.pods.get(&ObjectRef::new(&pod_name(&self.name, generation, attempt)).within(&self.namespace))
+    }
+
+    async fn live_pod(&self, recorded: &Recorded) -> Result<Option<Arc<WatchedPod>>, ReconcileError> {
+        let Some((attempt, generation)) = recorded.attempt.zip(recorded.generation) else { return Ok(None) };
+        let pod = self.context.get_pod(&self.namespace, &pod_name(&self.name, generation, attempt)).await?;
+        Ok(pod.map(Arc::new))
     }
 
     /// The spec holds the build back: say so, and stop what runs for an older one.
