@@ -187,6 +187,10 @@ fn a_manifest_that_the_api_server_would_refuse_is_refused_here_in_the_same_words
     let refused = command(shared_address(), &file, None, work.path()).output().unwrap();
     assert!(!refused.status.success());
     assert!(text(&refused).contains("registry: required with push: true"), "{}", text(&refused));
+    let file = manifest(work.path(), "{ files: { Dockerfile: FROM scratch } }", "buildArg: { A: b }");
+    let refused = command(shared_address(), &file, None, work.path()).output().unwrap();
+    assert!(!refused.status.success());
+    assert!(text(&refused).contains("unknown fields: spec.buildArg"), "{}", text(&refused));
 }
 
 /// Starts a build whose step sleeps, and returns once that step runs; the other value is what it prints afterwards.

@@ -59,8 +59,11 @@ fn read(file: &Path) -> anyhow::Result<OciBuild> {
         bail!("{} holds no OciBuild", file.display())
     };
     let mut unknown = Vec::new();
-    let mut build: OciBuild = serde_ignored::deserialize(document, |path| unknown.push(path.to_string()))
+    let mut note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
+    let mut build: OciBuild = serde_ignored::deserialize(document, &mut note)
         .with_context(|| format!("the OciBuild of {} is not valid", file.display()))?;
+    // The type itself says these two.
+    unknown.retain(|field| field != "apiVersion" && field != "kind");
     ensure!(unknown.is_empty(), "the OciBuild of {} has unknown fields: {}", file.display(), unknown.join(", "));
     build.metadata.namespace.get_or_insert_with(|| "default".to_owned());
     validate_cel(&build).map_err(|errors| anyhow::anyhow!("the OciBuild of {} is not valid: {errors}", file.display()))?;
