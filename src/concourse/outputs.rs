@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -29,8 +28,6 @@ const SWEEPS: u32 = 50;
 pub struct Outputs {
     main: Option<PathBuf>,
     targets: BTreeMap<String, PathBuf>,
-    /// Whether anything was written to them.
-    touched: AtomicBool,
 }
 
 /// What is known of the files of one target.
@@ -47,14 +44,12 @@ impl Outputs {
         Self {
             main: declared(OUTPUT),
             targets: targets.iter().filter_map(|target| Some((target.clone(), declared(target)?))).collect(),
-            touched: AtomicBool::new(false),
         }
     }
 
     /// Brings the files of an image and of its additional targets, as far as there are folders for them.
     pub async fn fetch(&self, transfer: &mut Transfer, image: &BuiltImage, rootfs: bool) -> Result<(), TransferError> {
         // What an earlier run left must not be taken for this one's.
-        self.touched.store(true, Ordering::Relaxed);
         self.clear();
         if let Some(folder) = &self.main {
             let files = Files { tar: image.tar.as_ref(), digest: &image.digest, config_digest: image.config_digest.as_ref() };
@@ -71,11 +66,8 @@ impl Outputs {
         Ok(())
     }
 
-    /// Takes away what the task has written, if it has.
+    /// Takes away what the task has written, and what an earlier run left: a task that failed leaves no image.
     pub fn clear(&self) {
-        if !self.touched.load(Ordering::Relaxed) {
-            return;
-        }
         for folder in self.main.iter().chain(self.targets.values()) {
             for path in [TAR, DIGEST, METADATA, LAYOUT, ROOTFS].map(|name| folder.join(name)) {
                 for path in [partial_name(&path), path] {

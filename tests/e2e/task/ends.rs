@@ -37,7 +37,7 @@ fn a_failed_build_exits_1_with_its_reason_and_leaves_nothing_behind() {
         "step    [2/2] RUN echo last words; exit 3",
         "      | last words",
         "hint    ",
-        "kubectl describe ocibuild task-",
+        " describe ocibuild task-",
     ];
     for words in wanted {
         assert_eq!(log.matches(words).count(), 1, "{words}: {log}");
