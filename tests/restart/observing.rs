@@ -70,7 +70,9 @@ fn each_reconcile_of_a_build_is_a_trace_with_what_was_decided_and_written() {
     let mut writes: Vec<_> = spans.iter().filter(|span| span.parent_span_id == begun.span_id).collect();
     writes.sort_by_key(|span| span.start_time_unix_nano);
     let writes: Vec<_> = writes.iter().map(|span| (span.name.as_str(), text(span, "object").unwrap_or_default())).collect();
-    let expected = [("patch status", "traced"), ("create claim", "traced-output"), ("create pod", "traced-g1-a1")];
+    let status = ("patch status", "traced");
+    // The attempt is written down before its pod is made, and the pod once it is.
+    let expected = [status, ("create claim", "traced-output"), ("create pod", "traced-g1-a1"), status];
     assert_eq!(writes, expected);
 }
 
