@@ -2,15 +2,9 @@
 //! they are kept. Whoever changes the spec of one or asks for another build sends the whole object again. Nor is a large spec kept,
 //! such as one with its files in it: some hundred of them would be all the memory that the operator has.
 
-use std::{
-    borrow::Cow,
-    io::{self, Write},
-};
+use std::io::{self, Write};
 
-use k8s_openapi::{
-    NamespaceResourceScope,
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::{Resource, core::DeserializeGuard};
 use serde::Deserialize;
 
@@ -26,7 +20,8 @@ const SPEC_LIMIT: usize = 16 * 1024;
 const OWN_ANNOTATIONS: &str = "ocibuild.dev/";
 
 /// A build, as far as it is needed.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = "OciBuild")]
 #[serde(from = "DeserializeGuard<OciBuild>")]
 pub struct WatchedBuild {
     metadata: ObjectMeta,
@@ -176,35 +171,6 @@ impl Write for Size {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl Resource for WatchedBuild {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        OciBuild::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        OciBuild::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        OciBuild::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        OciBuild::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
     }
 }
 

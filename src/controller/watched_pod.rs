@@ -1,10 +1,7 @@
 //! What the operator reads of a build's pod. Thousands of pods stay in the cache, most of them long ended: what no decision reads
 //! is dropped as soon as the API server's answer is read.
 
-use std::borrow::Cow;
-
 use k8s_openapi::{
-    NamespaceResourceScope,
     api::core::v1::{Pod, PodCondition, ResourceRequirements},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -14,7 +11,8 @@ use serde::{Deserialize, de::IgnoredAny};
 use crate::plan::{layout, pod::ISOLATION_ANNOTATION};
 
 /// A pod, as far as it is read.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Resource)]
+#[resource(inherit = "Pod")]
 #[serde(from = "Answer")]
 pub struct WatchedPod {
     /// Name, owners and times.
@@ -199,35 +197,6 @@ impl From<Answer> for WatchedPod {
             build,
             daemon: container(status.init_container_statuses, layout::DAEMON_CONTAINER),
         }
-    }
-}
-
-impl Resource for WatchedPod {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        Pod::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        Pod::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        Pod::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        Pod::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
     }
 }
 
