@@ -15,7 +15,7 @@ use super::{
     watched_pod::WatchedPod,
 };
 use crate::{
-    api::{FailureReason, Isolation, Phase},
+    api::{FailureReason, Isolation},
     plan::{
         Attempt, Validated,
         claim::output_claim,
@@ -68,13 +68,11 @@ impl Reconciling<'_> {
         match creation {
             Creation::Done { made, metadata } => {
                 self.context.turns.fits(&self.uid);
-                let is_queued = Recorded::of(&self.build).phase == Some(Phase::Queued);
-                let standing = if is_queued { Standing::Created } else { Standing::Waiting { message: "", reason: None } };
                 let pod =
                     WatchedPod { metadata: *metadata, isolation: Some(isolation.as_str().to_owned()), ..WatchedPod::default() };
                 // Written down before anything else happens: should the pod go while no operator watches, the next one knows that
                 // this attempt had one.
-                self.write(plan, Some(&pod), &standing).await?;
+                self.write(plan, Some(&pod), &Standing::Waiting { message: "", reason: None }).await?;
                 if made == Made::Now {
                     tracing::info!(build = self.name, namespace = self.namespace, generation = plan.generation, %attempt, "the pod was made");
                     return Ok(Some(self.again_in(LOST_WAKE_UP)));

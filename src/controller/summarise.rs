@@ -54,9 +54,7 @@ pub enum Standing<'a> {
         /// What it waits for.
         message: &'a str,
     },
-    /// Its turn has come: the pod was made.
-    Created,
-    /// It waits.
+    /// Its turn has come, and it waits for its pod to run.
     Waiting {
         /// For what; empty while nothing is wrong.
         message: &'a str,
@@ -105,11 +103,6 @@ pub fn summarise(before: &OciBuildStatus, facts: &Facts<'_>, standing: &Standing
             let since = before.queue.as_ref().filter(|_| status.attempt == before.attempt).map(|queue| queue.since.clone());
             status.queue = Some(QueueStatus { position, since: since.unwrap_or(MicroTime(facts.now)) });
             status.conditions = conditions_in_progress(before, facts, reason, message);
-        }
-        Standing::Created => {
-            start(&mut status, facts);
-            status.phase = Some(Phase::Pending);
-            status.conditions = conditions_in_progress(before, facts, "Pending", STARTING);
         }
         Standing::Waiting { message, reason } => {
             start(&mut status, facts);

@@ -110,7 +110,7 @@ fn each_transition_is_one_event_with_a_reason_of_its_own() {
         ),
         (
             "queued by a quota or a gate",
-            vec![begin(Attempt::FIRST, None), queued("QuotaExceeded", None), queued("Gated", None), Standing::Created, WAITING],
+            vec![begin(Attempt::FIRST, None), queued("QuotaExceeded", None), queued("Gated", None), WAITING, WAITING],
             vec!["Normal Begun", "Normal QuotaExceeded", "Normal Gated", "Normal Begun"],
         ),
         (

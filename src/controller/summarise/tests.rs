@@ -156,7 +156,7 @@ fn the_wait_for_a_turn_is_told_and_is_not_the_builds_time() {
     let first = summarise(&OciBuildStatus::default(), &at(0), &queued(Some(7), "number 7"));
     let later = summarise(&first, &at(50), &queued(Some(3), "number 3"));
     let held = summarise(&later, &at(60), &queued(None, "exceeded quota: builds"));
-    let created = summarise(&held, &at(100), &Standing::Created);
+    let created = summarise(&held, &at(100), &Standing::Waiting { message: "", reason: None });
     let running = summarise(&created, &facts(&wanted, 101), &Standing::Running { progress: None });
     let result = BuildResult { started_at: None, ..success() };
     let succeeded = summarise(&running, &facts(&wanted, 104), &Standing::Finished(&result));
