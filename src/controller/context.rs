@@ -28,9 +28,6 @@ use crate::{
     plan::{OperatorConfig, pod::BUILD_LABEL},
 };
 
-/// How long the API server may take to give one object.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// What every reconcile needs.
 pub struct Context {
     client: Client,
@@ -115,8 +112,7 @@ impl Context {
     /// A build as it is now, if it is still there.
     pub(super) async fn get(&self, build: &WatchedBuild) -> Result<Option<OciBuild>, kube::Error> {
         let api: Api<OciBuild> = Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
-        let found = tokio::time::timeout(PATIENCE, api.get_opt(&build.name_any())).await;
-        let found = found.map_err(|error| kube::Error::Service(error.into()))??;
+        let found = api.get_opt(&build.name_any()).await?;
         Ok(found.filter(|found| found.uid() == build.uid()))
     }
 

@@ -12,6 +12,7 @@ use kube::{
     Resource, ResourceExt,
     runtime::{controller::Action, reflector::ObjectRef},
 };
+use tokio::time::timeout;
 use tracing::{Instrument, Span, field::Empty};
 
 use super::{
@@ -31,7 +32,7 @@ use crate::{
     runner::result::{BuildFailure, BuildResult},
 };
 
-/// One reconcile may take this long, all its calls together.
+/// How long a reconcile may take to bring a build further, all its calls together.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a running build's progress is read: the older the build, the less there is to see in a second.
 const PROGRESS_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(5);
@@ -106,9 +107,13 @@ pub async fn reconcile(object: Arc<WatchedBuild>, context: Arc<Context>) -> Resu
 }
 
 async fn bring_further(object: &WatchedBuild, context: &Context) -> Result<Action, ReconcileError> {
+    if object.meta().deletion_timestamp.is_some() {
+        context.forget(&object.uid().unwrap_or_default());
+        return Ok(Action::await_change());
+    }
     let cached = match object.kept() {
         Kept::Build(build) => *build,
-        Kept::NotHere => match context.get(object).await? {
+        Kept::NotHere => match timeout(PATIENCE, context.get(object)).await.map_err(|_| ReconcileError::Slow)?? {
             Some(build) => build,
             None => return Ok(Action::await_change()),
         },
@@ -123,14 +128,10 @@ async fn bring_further(object: &WatchedBuild, context: &Context) -> Result<Actio
             return Ok(Action::await_change());
         }
     };
-    if cached.metadata.deletion_timestamp.is_some() {
-        context.forget(&cached.uid().unwrap_or_default());
-        return Ok(Action::await_change());
-    }
     context.pods_ready.clone().wait_for(|ready| *ready).await.map_err(|_| ReconcileError::Watch)?;
     context.turns.all_listed().await;
     let mut reconciling = Reconciling::new(context.newest(cached), context);
-    let result = tokio::time::timeout(PATIENCE, Box::pin(reconciling.run())).await;
+    let result = timeout(PATIENCE, Box::pin(reconciling.run())).await;
     Span::current().record("decision", reconciling.decisions.join(" "));
     context.forget_if_gone(object);
     let action = result.map_err(|_| ReconcileError::Slow)??;

@@ -29,10 +29,10 @@ const WRITES_PER_SECOND: u32 = 20;
 const MOST_SELDOM: Duration = Duration::from_mins(10);
 /// How long a look at the priority classes counts.
 const FRESH: Duration = Duration::from_mins(1);
-/// How long the first lists of all watches are waited for: a namespace that cannot be read must not hold the others up for ever.
-const FIRST_LISTS: Duration = Duration::from_secs(20);
 /// How long such a look may take: all who ask wait for it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the first lists of all watches are waited for: a namespace that cannot be read must not hold the others up for ever.
+const FIRST_LISTS: Duration = Duration::from_secs(20);
 
 /// The queue, and whom to tell that a turn has come.
 pub struct Turns {
@@ -100,40 +100,26 @@ impl Turns {
 
     /// The build needs no turn any more. Perhaps it was told that it has one, and never took it: so the next are told anyway.
     pub fn leave(&self, uid: &str) {
-        let next = self.with(|queue| {
-            let now = Timestamp::now();
+        self.change(|queue, now| {
             queue.leave(uid, now);
-            queue.next(now)
         });
-        self.tell(next);
     }
 
     /// The build's namespace had room for its pod: where it had none before, the next one may try.
     pub fn fits(&self, uid: &str) {
-        let next = self.with(|queue| {
-            let now = Timestamp::now();
-            queue.fits(uid, now);
-            queue.next(now)
-        });
-        self.tell(next);
+        self.change(|queue, now| queue.fits(uid, now));
     }
 
     /// The build's namespace has no room for it now: others have the turn, those of its own namespace after a while.
     /// Its place in the queue.
     pub fn hold(self: &Arc<Self>, uid: &str, ticket: &Ticket) -> Option<usize> {
-        let (next, turn) = self.with(|queue| {
-            let now = Timestamp::now();
-            queue.hold(uid, ticket, now, now + SignedDuration::try_from(HELD).unwrap_or_default());
-            (queue.next(now), queue.turn(uid, ticket, now))
-        });
-        self.tell(next);
+        self.change(|queue, now| queue.hold(uid, ticket, now, now + SignedDuration::try_from(HELD).unwrap_or_default()));
         let turns = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(HELD).await;
-            let next = turns.with(|queue| queue.next(Timestamp::now()));
-            turns.tell(next);
+            turns.change(|_, _| {});
         });
-        match turn {
+        match self.turn(uid, ticket) {
             Turn::Waiting { position } => Some(position),
             Turn::Granted => None,
         }
@@ -153,7 +139,13 @@ impl Turns {
         self.classes.value(class).await
     }
 
-    fn tell(&self, next: Vec<(String, String)>) {
+    /// Changes the queue, and tells those whose turn has come by it.
+    fn change(&self, change_it: impl FnOnce(&mut Queue, Timestamp)) {
+        let next = self.with(|queue| {
+            let now = Timestamp::now();
+            change_it(queue, now);
+            queue.next(now)
+        });
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         for build in next {
             listeners.retain(|listener| listener.send(build.clone()).is_ok());
