@@ -17,7 +17,7 @@ use super::{
     unpack::{Devices, unpack_stream},
 };
 use crate::{
-    api::FailureReason,
+    api::{FailureReason, OutputFormat},
     plan::instructions::{ImageForm, OutputInstructions},
 };
 
@@ -60,18 +60,8 @@ impl Staging {
             BuildFailure::new(reason, message)
         };
         let folder = make_folder(&output.root, &output.path).map_err(failed)?;
-        let wanted = [(LAYOUT, image.format == crate::api::OutputFormat::Oci), (ROOTFS, image.unpack_rootfs)];
-        for (name, _) in wanted.into_iter().filter(|(_, is_wanted)| *is_wanted) {
-            if folder.join(name).symlink_metadata().is_ok() && !is_of_a_build(&folder, name) {
-                let message = format!(
-                    "the output folder {:?} holds {name:?}, which no build has made; choose another output path or move it away",
-                    output.path
-                );
-                return Err(BuildFailure::new(FailureReason::OutputInvalid, message));
-            }
-        }
-        if let Some(obstacle) = obstacle(&folder, stages) {
-            let message = format!("the output folder {:?} cannot take the image: {obstacle}", output.path);
+        if let Some(obstacle) = obstacle(&folder, image, stages) {
+            let message = format!("the output folder {:?} {obstacle}; choose another output path or move it away", output.path);
             return Err(BuildFailure::new(FailureReason::OutputInvalid, message));
         }
         let partial = folder.join(format!(".ocibuild-partial-{}", build.replace('/', "-")));
@@ -155,26 +145,32 @@ impl Drop for Staging {
     }
 }
 
-/// What is in the way of the files of an image, and that no build has made or this one cannot move.
-fn obstacle(folder: &Path, stages: &[String]) -> Option<String> {
+/// What of the output folder is in the way of an image's files: what no build has made, and what this one cannot move.
+fn obstacle(folder: &Path, image: &ImageForm, stages: &[String]) -> Option<String> {
     let metadata = |path: &Path| path.symlink_metadata().ok();
     for name in [TAR, DIGEST, METADATA] {
         if metadata(&folder.join(name)).is_some_and(|found| found.is_dir()) {
-            return Some(format!("{name:?} is a folder there"));
+            return Some(format!("holds a folder {name:?} in the place of a file"));
         }
     }
     let user = rustix::process::geteuid();
-    for name in [LAYOUT, ROOTFS].into_iter().filter(|name| is_of_a_build(folder, name)) {
-        if metadata(&folder.join(name)).is_some_and(|found| found.uid() != user.as_raw() && !user.is_root()) {
-            return Some(format!("{name:?} belongs to another user, and cannot be replaced by user {}", user.as_raw()));
+    for (name, is_wanted) in [(LAYOUT, image.format == OutputFormat::Oci), (ROOTFS, image.unpack_rootfs)] {
+        let Some(found) = metadata(&folder.join(name)) else { continue };
+        match is_of_a_build(folder, name) {
+            true if found.uid() != user.as_raw() && !user.is_root() => {
+                return Some(format!("holds {name:?} of another user, which user {} cannot replace", user.as_raw()));
+            }
+            false if is_wanted => return Some(format!("holds {name:?}, which no build has made")),
+            _ => {}
         }
     }
     let targets = folder.join(TARGETS);
     if !stages.is_empty() && metadata(&targets).is_some_and(|found| !found.is_dir()) {
-        return Some(format!("{TARGETS:?} is no folder there"));
+        return Some(format!("holds {TARGETS:?}, which is no folder"));
     }
     let in_the_way = |stage: &&String| metadata(&targets.join(stage)).is_some() && !is_target(&targets.join(stage));
-    stages.iter().find(in_the_way).map(|stage| format!("{TARGETS}/{stage} is there, and no build has made it"))
+    let found = stages.iter().find(in_the_way)?;
+    Some(format!("holds {:?}, which no build has made", format!("{TARGETS}/{found}")))
 }
 
 /// A folder can be moved only by who may write to it.

@@ -89,10 +89,10 @@ fn a_folder_that_no_build_has_made_is_not_replaced() {
 #[test]
 fn what_is_in_the_way_is_found_before_anything_is_built() {
     for (folders, files, stages, words) in [
-        (vec!["image.tar"], vec![], vec![], "\"image.tar\" is a folder"),
-        (vec!["digest"], vec![], vec![], "\"digest\" is a folder"),
-        (vec![], vec!["targets"], vec!["test"], "\"targets\" is no folder"),
-        (vec!["targets/test"], vec!["targets/test/precious"], vec!["test"], "targets/test is there, and no build has made it"),
+        (vec!["image.tar"], vec![], vec![], "a folder \"image.tar\""),
+        (vec!["digest"], vec![], vec![], "a folder \"digest\""),
+        (vec![], vec!["targets"], vec!["test"], "\"targets\", which is no folder"),
+        (vec!["targets/test"], vec!["targets/test/precious"], vec!["test"], "\"targets/test\", which no build has made"),
     ] {
         let root = tempfile::tempdir().unwrap();
         for folder in folders {
