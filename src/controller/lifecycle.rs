@@ -12,11 +12,11 @@ use super::{
 use crate::{
     api::{CANCEL_ANNOTATION, FailureReason, OciBuild, Phase, REBUILD_ANNOTATION},
     plan::{Attempt, duration::format_duration, operator_config::Waits},
-    runner::result::{BuildFailure, BuildResult, Outcome},
+    runner::result::{BuildFailure, BuildResult, LONGEST_RETRY_AFTER, Outcome},
 };
 
-/// The longest pause before a retry, also where a server asks for a longer one.
-const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+/// The longest pause before a retry.
+const LONGEST_PAUSE: Duration = Duration::from_secs(LONGEST_RETRY_AFTER as u64);
 /// The first pause before a retry after a pod was lost, and after a registry did not serve. Each further one is four times as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE_OF_REGISTRY: Duration = Duration::from_secs(10);

@@ -11,6 +11,8 @@ use crate::{
 
 /// The kubelet cuts termination messages at 4096 bytes; half a JSON would be no result.
 pub const MESSAGE_LIMIT: usize = 4096;
+/// Seconds: nobody waits longer for a server, also where it asks for that.
+pub const LONGEST_RETRY_AFTER: u32 = 60 * 60;
 
 /// How a build ended, and where its time went.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]

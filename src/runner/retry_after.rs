@@ -9,13 +9,15 @@ use reqwest::{
     header::{HeaderMap, RETRY_AFTER},
 };
 
-use super::{image_source, result::BuildFailure, source::authorities};
+use super::{
+    image_source,
+    result::{BuildFailure, LONGEST_RETRY_AFTER},
+    source::authorities,
+};
 use crate::{api::FailureReason, plan::instructions::RegistryInstructions};
 
 /// The build has failed already; it does not wait long to hear more.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Nobody waits longer for a registry.
-const LIMIT: u32 = 60 * 60;
 
 /// The failure, with what the registry says about when to try again, if it says so.
 pub async fn of(failure: BuildFailure, registries: &BTreeMap<String, RegistryInstructions>) -> BuildFailure {
@@ -69,11 +71,11 @@ fn registry(words: &str, registries: &BTreeMap<String, RegistryInstructions>) ->
 pub fn said(headers: &HeaderMap, now: Timestamp) -> Option<u32> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse::<u32>() {
-        return Some(seconds.min(LIMIT));
+        return Some(seconds.min(LONGEST_RETRY_AFTER));
     }
     let date = rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
     let left = date.duration_since(now).as_secs().max(0);
-    Some(u32::try_from(left).unwrap_or(LIMIT).min(LIMIT))
+    Some(u32::try_from(left).unwrap_or(LONGEST_RETRY_AFTER).min(LONGEST_RETRY_AFTER))
 }
 
 #[cfg(test)]
