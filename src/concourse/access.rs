@@ -40,9 +40,8 @@ fn from_kubeconfig(text: &str) -> anyhow::Result<Kubeconfig> {
     if text.contains('\n') || text.trim_start().starts_with('{') {
         return Kubeconfig::from_yaml(text).map_err(|_| anyhow!("KUBECONFIG is not the text of a kubeconfig"));
     }
-    parameter_file::read(Path::new(text))
-        .map_err(|_| anyhow!("KUBECONFIG: its value is neither a kubeconfig nor the path of one"))?;
-    Kubeconfig::read_from(text).map_err(|_| anyhow!("KUBECONFIG: its value is neither a kubeconfig nor the path of one"))
+    let read = parameter_file::read(Path::new(text)).ok().and_then(|_| Kubeconfig::read_from(text).ok());
+    read.context("KUBECONFIG: its value is neither a kubeconfig nor the path of one")
 }
 
 fn from_parts(server: &str, token: Option<&str>, authority: Option<&str>) -> anyhow::Result<Kubeconfig> {

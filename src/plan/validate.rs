@@ -300,9 +300,9 @@ fn confined(pod: &PodSettings) -> Result<(), InvalidSpec> {
 
 /// buildctl is told all of it by its arguments.
 fn usable_as_arguments(instructions: &Instructions) -> Result<(), InvalidSpec> {
-    let size = serde_json::to_string(instructions).map_or(0, |text| text.len());
-    if size > INSTRUCTIONS_LIMIT {
-        return Err(InvalidSpec::TooLarge(size));
+    let text = serde_json::to_string(instructions).unwrap_or_default();
+    if text.len() > INSTRUCTIONS_LIMIT {
+        return Err(InvalidSpec::TooLarge(text.len()));
     }
     let (parameters, image) = (&instructions.parameters, &instructions.image);
     for (field, texts) in
@@ -311,6 +311,9 @@ fn usable_as_arguments(instructions: &Instructions) -> Result<(), InvalidSpec> {
         if let Some((name, value)) = texts.iter().find(|(name, value)| name.len() + value.len() > ARGUMENT_LIMIT) {
             return Err(InvalidSpec::LongArgument { field, name: name.clone(), size: name.len() + value.len() });
         }
+    }
+    if !text.contains("\\u0000") {
+        return Ok(());
     }
     // What is in files, and not in arguments, may be anything.
     let files = Instructions { source: SourceInstructions::Upload {}, ..instructions.clone() };

@@ -1,7 +1,7 @@
 //! Values that no line, message or result may hold, whoever says them: a registry can answer with the credentials that it was
 //! sent, and a step can print its secrets. Pure.
 
-use std::{path::Path, sync::Arc};
+use std::{borrow::Cow, path::Path, sync::Arc};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -33,11 +33,14 @@ impl Confidential {
     }
 
     /// The text without them.
-    pub fn hide(&self, text: &str) -> String {
-        match &self.finder {
-            Some(finder) if !self.values.is_empty() => finder.replace_all(text, &vec![HIDDEN; self.values.len()]),
-            _ => text.to_owned(),
-        }
+    pub fn hide<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let Some(finder) = self.finder.as_ref().filter(|finder| finder.is_match(text)) else { return Cow::Borrowed(text) };
+        let mut hidden = String::with_capacity(text.len());
+        finder.replace_all_with(text, &mut hidden, |_, _, hidden| {
+            hidden.push_str(HIDDEN);
+            true
+        });
+        Cow::Owned(hidden)
     }
 }
 

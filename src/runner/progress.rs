@@ -291,7 +291,8 @@ impl Tracker {
     }
 
     fn remark(&mut self, line: &[u8]) -> Vec<String> {
-        let text = self.confidential.hide(String::from_utf8_lossy(line).trim_end());
+        let line = String::from_utf8_lossy(line);
+        let text = self.confidential.hide(line.trim_end());
         let text = readable(&text, 8 * TEXT_LIMIT);
         if text.is_empty() {
             return Vec::new();

@@ -38,12 +38,9 @@ pub fn write_docker_config(secrets: &[MountedSecret], folder: &Path) -> Result<V
             .open(folder.join("config.json"))?
             .write_all(file.as_bytes())
     };
-    match write() {
-        Ok(()) => Ok(confidential),
-        Err(error) => {
-            Err(BuildFailure::new(FailureReason::Internal, format!("the registry credentials could not be written: {error}")))
-        }
-    }
+    write().map(|()| confidential).map_err(|error| {
+        BuildFailure::new(FailureReason::Internal, format!("the registry credentials could not be written: {error}"))
+    })
 }
 
 /// Adds whose credentials a registry did not take, by the names of the Secrets: what is in them is not said.
@@ -55,13 +52,12 @@ pub fn whose_credentials(failure: BuildFailure, secrets: &[MountedSecret]) -> Bu
         let registries = read(secret).unwrap_or_default();
         registries.keys().any(|registry| failure.message.contains(host(registry)))
     };
-    let names = |secrets: &[&MountedSecret]| secrets.iter().map(|secret| secret.name.as_str()).collect::<Vec<_>>().join(", ");
-    let all: Vec<_> = secrets.iter().collect();
+    let names: Vec<_> = secrets.iter().map(|secret| secret.name.as_str()).collect();
     // For one registry the later Secret wins.
-    let whose = match (all.as_slice(), secrets.iter().rev().find(is_for_it)) {
-        ([], _) => "the build has no registrySecrets".to_owned(),
-        (_, Some(secret)) => format!("its credentials are those of Secret {}", secret.name),
-        (all, None) => format!("none of the registrySecrets ({}) has credentials for this registry", names(all)),
+    let whose = match secrets.iter().rev().find(is_for_it) {
+        Some(secret) => format!("its credentials are those of Secret {}", secret.name),
+        None if names.is_empty() => "the build has no registrySecrets".to_owned(),
+        None => format!("none of the registrySecrets ({}) has credentials for this registry", names.join(", ")),
     };
     BuildFailure { message: format!("{}; {whose}", failure.message), ..failure }
 }
