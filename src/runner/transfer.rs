@@ -5,7 +5,7 @@
 //! ```text
 //! GET  /upload            {"received": bytes}      where an upload goes on after a broken connection
 //! PUT  /upload?offset=N   the archive from there on
-//! POST /upload/finish     {"size", "sha256"}       all of it is there
+//! POST /upload/finish     {"size", "sha256"}       all of it is there; 202 while it is still being unpacked
 //! GET  /result            the result, or 204 while the build goes on
 //! GET  /files/<path>      a file of the output, whole or a range of it (`bytes=N-`, `bytes=N-M`)
 //! GET  /folders/<path>    a folder of the output, as a tar
@@ -31,7 +31,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{
+    FutureExt, Stream, StreamExt, TryStreamExt,
+    future::{BoxFuture, Shared},
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -39,7 +42,6 @@ use tokio::{
     net::TcpListener,
     runtime::Handle,
     sync::{Mutex, mpsc, watch},
-    task::JoinHandle,
 };
 use tokio_util::io::ReaderStream;
 
@@ -57,7 +59,7 @@ use crate::{api::FailureReason, plan::layout};
 pub const TOKEN_HEADER: &str = "x-ocibuild-token";
 /// How long nothing may arrive of a source before nobody is expected to send it any more.
 const UPLOAD_PATIENCE: Duration = Duration::from_mins(5);
-/// How long a question for the result is held open: a connection that died without a word must not look like a long build.
+/// How long a question is held open whose answer takes its time: a connection that died without a word must not look like a long build.
 const HELD: Duration = Duration::from_secs(20);
 const CHUNK: usize = 1 << 18;
 /// Chunks of a source that wait to be unpacked.
@@ -124,17 +126,19 @@ struct Arriving {
 
 /// An archive that is being unpacked, over as many connections as it takes.
 struct Unpacking {
-    chunks: mpsc::Sender<Bytes>,
-    ended: JoinHandle<io::Result<()>>,
+    /// None once all of it has arrived.
+    chunks: Option<mpsc::Sender<Bytes>>,
+    /// How it ended, for whoever asks: a client may be cut off while it waits for the answer, and ask again.
+    ended: Shared<BoxFuture<'static, Result<(), BuildFailure>>>,
 }
 
 impl Arriving {
     /// From the begin; what an archive with a wrong sum left is taken away.
-    fn begin(&mut self) -> &mut Unpacking {
+    fn begin(&mut self) {
         self.hash = Sha256::new();
         let (chunks, queue) = mpsc::channel(QUEUE);
         let (root, before) = (self.root.clone(), self.unpacking.take());
-        let ended = tokio::task::spawn_blocking(move || {
+        let unpacking = tokio::task::spawn_blocking(move || {
             if let Some(before) = before {
                 drop(before.chunks);
                 let _ = Handle::current().block_on(before.ended);
@@ -145,14 +149,15 @@ impl Arriving {
             make_root(&root)?;
             unpack_any(Queue { queue, chunk: Bytes::new() }, &root)
         });
-        self.unpacking.insert(Unpacking { chunks, ended })
+        let ended = async { unpacking.await.map_err(io::Error::other).flatten().map_err(not_unpacked) };
+        self.unpacking = Some(Unpacking { chunks: Some(chunks), ended: ended.boxed().shared() });
     }
 
-    /// Waits until what has arrived is unpacked.
-    async fn end(&mut self) -> io::Result<()> {
-        let Some(Unpacking { chunks, ended }) = self.unpacking.take() else { return Err(io::ErrorKind::UnexpectedEof.into()) };
-        drop(chunks);
-        ended.await.map_err(io::Error::other)?
+    /// Waits until what has arrived is unpacked. Nothing is lost when the waiting is cut off.
+    async fn end(&mut self) -> Result<(), BuildFailure> {
+        let Some(unpacking) = &mut self.unpacking else { return Err(not_unpacked(io::ErrorKind::UnexpectedEof.into())) };
+        unpacking.chunks = None;
+        unpacking.ended.clone().await
     }
 }
 
@@ -231,8 +236,10 @@ impl Transfer {
     /// What a path of the output leads to, once the build has ended; never out of the output.
     #[allow(clippy::result_large_err, reason = "the error is the answer")]
     fn find(&self, path: &str) -> Result<PathBuf, Response> {
-        if !matches!(*self.stage.borrow(), Stage::Ended(_)) {
-            return Err(refused(StatusCode::CONFLICT, "the build has not ended"));
+        match *self.stage.borrow() {
+            Stage::Ended(_) => {}
+            Stage::Fetched => return Err(refused(StatusCode::GONE, "the files have been fetched")),
+            _ => return Err(refused(StatusCode::CONFLICT, "the build has not ended")),
         }
         let root = self.output.canonicalize().ok();
         root.and_then(|root| below(&root, Path::new(path)))
@@ -308,18 +315,17 @@ async fn receive(State(transfer): State<Transfer>, Query(Offset { offset }): Que
     };
     match appended {
         Ok(received) => Json(Received { received }).into_response(),
-        Err(error) => refuse(&transfer, error),
+        Err(failure) => refuse(&transfer, failure),
     }
 }
 
 /// Sending it again would not help. The build ends with this reason, and so the client learns it.
-fn refuse(transfer: &Transfer, error: io::Error) -> Response {
-    let failure = not_unpacked(error);
+fn refuse(transfer: &Transfer, failure: BuildFailure) -> Response {
     transfer.stage.send_replace(Stage::Refused(failure.clone()));
     refused(StatusCode::INSUFFICIENT_STORAGE, failure.message)
 }
 
-async fn append(transfer: &Transfer, arriving: &mut Arriving, mut received: u64, body: Body) -> io::Result<u64> {
+async fn append(transfer: &Transfer, arriving: &mut Arriving, mut received: u64, body: Body) -> Result<u64, BuildFailure> {
     if received == 0 {
         arriving.begin();
     }
@@ -327,11 +333,11 @@ async fn append(transfer: &Transfer, arriving: &mut Arriving, mut received: u64,
     while let Some(chunk) = chunks.next().await {
         // The client asks how much has arrived, and goes on from there.
         let Ok(chunk) = chunk else { break };
-        let Some(unpacking) = &arriving.unpacking else { break };
+        let Some(to) = arriving.unpacking.as_ref().and_then(|unpacking| unpacking.chunks.clone()) else { break };
         // One permit first: a chunk counts once, whenever this is cut off.
-        let Ok(permit) = unpacking.chunks.reserve().await else {
+        let Ok(permit) = to.reserve().await else {
             arriving.end().await?;
-            return Err(io::Error::other("there is more behind the archive's end"));
+            return Err(not_unpacked(io::Error::other("there is more behind the archive's end")));
         };
         arriving.hash.update(&chunk);
         received += chunk.len() as u64;
@@ -361,12 +367,17 @@ async fn finish(State(transfer): State<Transfer>, Json(finish): Json<Finish>) ->
         transfer.stage.send_replace(Stage::Uploading { received: 0 });
         return refused(StatusCode::UNPROCESSABLE_ENTITY, format!("the SHA-256 of what arrived is {found}"));
     }
-    match arriving.end().await {
-        Ok(()) => {
+    match tokio::time::timeout(HELD, arriving.end()).await {
+        Ok(Ok(())) => {
             transfer.stage.send_replace(Stage::Uploaded);
             StatusCode::NO_CONTENT.into_response()
         }
-        Err(error) => refuse(&transfer, error),
+        Ok(Err(failure)) => refuse(&transfer, failure),
+        Err(_) => {
+            // Who waits for it is there.
+            transfer.stage.send_modify(|_| {});
+            StatusCode::ACCEPTED.into_response()
+        }
     }
 }
 
@@ -465,14 +476,18 @@ fn range(text: &str) -> Option<(u64, u64)> {
 }
 
 async fn fetched(State(transfer): State<Transfer>) -> Response {
-    let has_ended = transfer.stage.send_if_modified(|stage| {
+    transfer.stage.send_if_modified(|stage| {
         let has_ended = matches!(stage, Stage::Ended(_));
         if has_ended {
             *stage = Stage::Fetched;
         }
         has_ended
     });
-    if has_ended { StatusCode::NO_CONTENT.into_response() } else { refused(StatusCode::CONFLICT, "the build has not ended") }
+    // A client that did not hear the answer says it again.
+    match *transfer.stage.borrow() {
+        Stage::Fetched => StatusCode::NO_CONTENT.into_response(),
+        _ => refused(StatusCode::CONFLICT, "the build has not ended"),
+    }
 }
 
 #[cfg(test)]
@@ -487,7 +502,9 @@ mod tests {
     use sha2::{Digest, Sha256};
     use tokio::sync::{Mutex, watch};
 
-    use super::{Arriving, Finish, Json, Offset, Stage, StatusCode, Stop, Transfer, finish, receive};
+    use super::{
+        Arriving, BuildFailure, BuildResult, Finish, Json, Offset, Stage, StatusCode, Stop, Transfer, fetched, finish, receive,
+    };
     use crate::api::FailureReason;
 
     fn transfer(root: &Path) -> Transfer {
@@ -537,6 +554,34 @@ mod tests {
         assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "hello");
         assert!(!root.join("other").exists(), "nothing is left of what had a wrong sum");
         assert_eq!(put(&transfer, 0, &bytes).await, StatusCode::GONE);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_cut_off_while_it_waits_for_the_end_asks_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("source");
+        let transfer = transfer(&root);
+        let bytes = archive("file");
+        assert_eq!(put(&transfer, 0, &bytes).await, StatusCode::OK);
+        let mut cut_off = Box::pin(end(&transfer, &bytes, &bytes));
+        assert!(futures::poll!(&mut cut_off).is_pending(), "it is unpacked by another thread");
+        drop(cut_off);
+        assert_eq!(put(&transfer, bytes.len() as u64, b"").await, StatusCode::OK);
+        assert_eq!(end(&transfer, &bytes, &bytes).await, StatusCode::NO_CONTENT);
+        assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "hello");
+    }
+
+    #[tokio::test]
+    async fn a_client_may_say_twice_that_it_has_all_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let transfer = transfer(folder.path());
+        assert_eq!(fetched(State(transfer.clone())).await.status(), StatusCode::CONFLICT);
+        let failure = BuildFailure::new(FailureReason::Internal, "");
+        transfer.stage.send_replace(Stage::Ended(BuildResult::failed(failure).into()));
+        for _ in 0..2 {
+            assert_eq!(fetched(State(transfer.clone())).await.status(), StatusCode::NO_CONTENT);
+        }
+        assert_eq!(transfer.find("image.tar").unwrap_err().status(), StatusCode::GONE);
     }
 
     #[tokio::test]
