@@ -6,13 +6,15 @@ use anyhow::Context;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, processes, run};
 
 /// Marks the rules that cut the network, so that they are found again.
 const RULE_COMMENT: &str = "ocibuild-chaos";
 const NODE: &str = "ocibuild-dev";
+/// How long a build is waited for that runs, before a fault that hits one.
+const UNTIL_ONE_RUNS: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -56,8 +58,8 @@ impl Fault {
         dealt
     }
 
-    /// Does it, and undoes what would not pass by itself; what was done.
-    pub async fn inflict(self, cluster: &Cluster, random: &mut fastrand::Rng) -> anyhow::Result<String> {
+    /// Does it, and undoes what would not pass by itself; what was done, if there was anything to hit.
+    pub async fn inflict(self, cluster: &Cluster, random: &mut fastrand::Rng) -> anyhow::Result<Option<String>> {
         // Drawn in any case: whether there is something to hit must not change what comes later.
         let (choice, seconds) = (random.f64(), random.u64(0..8));
         let is_rough = random.bool();
@@ -67,25 +69,25 @@ impl Fault {
             Self::DaemonKilled => kill_in_build(cluster, choice, "buildkitd").await?,
             Self::RunnerKilled => kill_in_build(cluster, choice, "ocibuild").await?,
             Self::PodDeleted => {
-                let pods = choose(cluster.running_builds().await?, choice);
+                let pods = choose(running_builds(cluster).await?, choice);
                 for pod in &pods {
                     cluster.delete_pod(pod, is_rough.then_some(0)).await?;
                 }
                 told(if is_rough { "delete by force" } else { "delete" }, &pods)
             }
-            Self::NodeDrained => drain(seconds).await?,
-            Self::KubeletRestarted => restart("kubelet", seconds).await?,
-            Self::ApiServerRestarted => restart("kube-apiserver", seconds).await?,
-            Self::EtcdRestarted => restart("etcd", seconds).await?,
+            Self::NodeDrained => Some(drain(seconds).await?),
+            Self::KubeletRestarted => Some(restart("kubelet", seconds).await?),
+            Self::ApiServerRestarted => Some(restart("kube-apiserver", seconds).await?),
+            Self::EtcdRestarted => Some(restart("etcd", seconds).await?),
             Self::OperatorCutOff => {
                 let pods = cluster.operators().await?;
                 cut_off(&pods, &["-p", "tcp", "--dport", "6443"], 2 * seconds + 2).await?;
-                format!("{} from the API server for {} s", told("cut off", &pods), 2 * seconds + 2)
+                told("cut off", &pods).map(|cut| format!("{cut} from the API server for {} s", 2 * seconds + 2))
             }
             Self::BuildCutOff => {
-                let pods = choose(cluster.running_builds().await?, choice);
+                let pods = choose(running_builds(cluster).await?, choice);
                 cut_off(&pods, &[], seconds + 1).await?;
-                format!("{} from everything for {} s", told("cut off", &pods), seconds + 1)
+                told("cut off", &pods).map(|cut| format!("{cut} from everything for {} s", seconds + 1))
             }
         })
     }
@@ -113,6 +115,18 @@ pub async fn mend(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Pods of builds that run; those that were submitted before this fault may not have come so far.
+async fn running_builds(cluster: &Cluster) -> anyhow::Result<Vec<Pod>> {
+    let deadline = Instant::now() + UNTIL_ONE_RUNS;
+    loop {
+        let pods = cluster.running_builds().await?;
+        if !pods.is_empty() || Instant::now() > deadline {
+            return Ok(pods);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// One of them, or none where there is none.
 fn choose(mut pods: Vec<Pod>, choice: f64) -> Vec<Pod> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "0 ≤ choice < 1")]
@@ -120,23 +134,21 @@ fn choose(mut pods: Vec<Pod>, choice: f64) -> Vec<Pod> {
     if pods.is_empty() { pods } else { vec![pods.swap_remove(index)] }
 }
 
-fn told(what: &str, pods: &[Pod]) -> String {
+/// What was done to these pods; none means that nothing was hit.
+fn told(what: &str, pods: &[Pod]) -> Option<String> {
     let names: Vec<String> = pods.iter().map(ResourceExt::name_any).collect();
-    format!("{what} {}", if names.is_empty() { "nothing, for nothing runs".to_owned() } else { names.join(" and ") })
+    (!names.is_empty()).then(|| format!("{what} {}", names.join(" and ")))
 }
 
-fn kill(pod: &Pod, name: &str) {
-    for process in processes(pod, name).into_iter().filter_map(Pid::from_raw) {
-        // It may have ended meanwhile.
-        let _ = kill_process(process, Signal::KILL);
-    }
+/// Whether there was a process to kill: it may have ended meanwhile.
+fn kill(pod: &Pod, name: &str) -> bool {
+    let processes = processes(pod, name).into_iter().filter_map(Pid::from_raw);
+    processes.filter(|process| kill_process(*process, Signal::KILL).is_ok()).count() > 0
 }
 
-async fn kill_in_build(cluster: &Cluster, choice: f64, name: &str) -> anyhow::Result<String> {
-    let pods = choose(cluster.running_builds().await?, choice);
-    for pod in &pods {
-        kill(pod, name);
-    }
+async fn kill_in_build(cluster: &Cluster, choice: f64, name: &str) -> anyhow::Result<Option<String>> {
+    let mut pods = choose(running_builds(cluster).await?, choice);
+    pods.retain(|pod| kill(pod, name));
     Ok(told(&format!("SIGKILL to {name} of"), &pods))
 }
 
@@ -145,9 +157,9 @@ fn restarts(pod: &Pod) -> i32 {
     statuses.into_iter().flatten().map(|container| container.restart_count).sum()
 }
 
-async fn kill_operators(cluster: &Cluster, pods: Vec<Pod>) -> anyhow::Result<String> {
+async fn kill_operators(cluster: &Cluster, mut pods: Vec<Pod>) -> anyhow::Result<Option<String>> {
+    pods.retain(|pod| kill(pod, "ocibuild"));
     for pod in &pods {
-        kill(pod, "ocibuild");
         // The kubelet's growing pause is no fault of the operator's: the second time the pod is replaced.
         if restarts(pod) > 0 {
             cluster.delete_pod(pod, Some(0)).await?;

@@ -54,6 +54,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     faults::mend(&cluster).await?;
     let inflicted = inflicted?;
     let hung = wait_for_all(&cluster, &builds::names(arguments.builds)).await?;
+    recorder.hear(&cluster).await?;
     let judgement = judgement::judge(&cluster, &recorder, &expectations, arguments.builds, hung).await?;
     for (name, complaint) in &judgement.complaints {
         println!("\n{name}: {complaint}\n{}", cluster.story(name).await);
@@ -72,7 +73,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Submits the builds, some before each fault, and inflicts the faults; how many these were.
+/// Submits the builds, some before each fault, and inflicts the faults; how many hit something.
 async fn disturb(
     cluster: &Cluster,
     recorder: &Recorder,
@@ -83,7 +84,7 @@ async fn disturb(
     ensure!(count > 0, "chaos without a fault is none");
     let start = Instant::now();
     let mut names = builds::names(arguments.builds).into_iter().enumerate();
-    let mut open = BTreeSet::new();
+    let (mut open, mut hits) = (BTreeSet::new(), 0);
     for (number, fault) in Fault::deal(&mut random, count).into_iter().enumerate() {
         let pause = Duration::from_millis(random.u64(300..3000));
         for (index, name) in
@@ -94,12 +95,14 @@ async fn disturb(
             open.insert(name);
         }
         sleep(pause).await;
-        let what = fault.inflict(cluster, &mut random).await.with_context(|| format!("{fault:?}"))?;
+        let inflicted = fault.inflict(cluster, &mut random).await.with_context(|| format!("{fault:?}"))?;
+        hits += usize::from(inflicted.is_some());
+        let what = inflicted.unwrap_or_else(|| format!("{fault:?}: nothing was there to be hit; it does not count"));
         let line = format!("{:>6.1} s  {what}", start.elapsed().as_secs_f64());
         println!("{line}");
         recorder.remember(&line);
     }
-    Ok(count)
+    Ok(hits)
 }
 
 async fn wait_for_room(cluster: &Cluster, open: &mut BTreeSet<String>) -> anyhow::Result<()> {

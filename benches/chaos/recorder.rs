@@ -6,13 +6,17 @@ use std::{
 };
 
 use futures::StreamExt;
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use k8s_openapi::{
+    api::core::v1::{Event, Pod},
+    jiff::Timestamp,
+};
 use kube::{
     ResourceExt,
+    api::ListParams,
     runtime::{WatchStreamExt, watcher},
 };
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, patiently};
 
 #[derive(Clone, Default)]
 pub struct Recorder(Arc<Mutex<Records>>);
@@ -40,6 +44,20 @@ impl Recorder {
             }
         });
         recorder
+    }
+
+    /// Notes the pods that events tell of: one that came and went while nothing could be watched was scheduled all the same.
+    pub async fn hear(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let parameters = ListParams::default().fields("involvedObject.kind=Pod");
+        let api = cluster.api::<Event>();
+        let events = patiently("list the events", async || api.list(&parameters).await).await?;
+        let mut records = self.records();
+        for pod in events.items.into_iter().map(|event| event.involved_object) {
+            if let (Some(name), Some(uid)) = (pod.name, pod.uid) {
+                records.uids.entry(name).or_default().insert(uid);
+            }
+        }
+        Ok(())
     }
 
     pub fn remember(&self, line: &str) {
