@@ -1,5 +1,5 @@
 //! The whole Concourse task beside what the peer does on the worker itself: start a BuildKit daemon as root, build with
-//! `cache/`, write the tar. First and repeated builds in one run. Run by `dev/bench task`, on the node of `dev/cluster`.
+//! `cache/`, write the tar. The task keeps its cache in the cluster's registry. First and repeated builds in one run. Run by `dev/bench task`, on the node of `dev/cluster`.
 
 mod figures;
 
@@ -16,6 +16,8 @@ use self::figures::{machine, median};
 
 const RUNS: usize = 3;
 const PATIENCE: Duration = Duration::from_mins(1);
+/// The cluster's own, as its builds name it.
+const REGISTRY: &str = "registry.registry.svc.cluster.local:5000";
 /// A small program: its sources, and two seconds of work on them.
 const FILES: usize = 500;
 const DOCKERFILE: &str = "FROM busybox:1.37
@@ -56,15 +58,15 @@ impl Runs {
 fn measure(namespace: &str) -> anyhow::Result<()> {
     println!("machine: {}", machine()?);
     // The first is not counted: images and caches of the API server are warm afterwards.
-    let (_, mut log) = task(Folder::new(0)?.path(), namespace)?;
+    let (_, mut log) = task(&Folder::new(0)?, namespace)?;
     let (mut first, mut repeat) = (Runs::default(), Runs::default());
     for number in 1..=RUNS {
         let (peers, own) = (Folder::new(number)?, Folder::new(number)?);
         let peer = peer(peers.path())?;
-        let ours = task(own.path(), namespace)?;
+        let ours = task(&own, namespace)?;
         first.add(&format!("first build {number}"), peer, ours.0);
         let peer = self::peer(peers.path())?;
-        let ours = task(own.path(), namespace)?;
+        let ours = task(&own, namespace)?;
         repeat.add(&format!("repeated build {number}"), peer, ours.0);
         log = ours.1;
     }
@@ -79,11 +81,14 @@ fn measure(namespace: &str) -> anyhow::Result<()> {
 }
 
 /// A task's folder with its input, its output and its cache.
-struct Folder(tempfile::TempDir);
+struct Folder {
+    folder: tempfile::TempDir,
+    number: usize,
+}
 
 impl Folder {
     fn new(number: usize) -> anyhow::Result<Self> {
-        let folder = Self(tempfile::tempdir()?);
+        let folder = Self { folder: tempfile::tempdir()?, number };
         for name in ["source", "image", "cache"] {
             fs::create_dir(folder.path().join(name))?;
         }
@@ -96,12 +101,13 @@ impl Folder {
     }
 
     fn path(&self) -> &Path {
-        self.0.path()
+        self.folder.path()
     }
 }
 
 /// The adapter, from its start to its end.
-fn task(folder: &Path, namespace: &str) -> anyhow::Result<(f64, String)> {
+fn task(Folder { folder, number }: &Folder, namespace: &str) -> anyhow::Result<(f64, String)> {
+    let folder = folder.path();
     let begin = Instant::now();
     let output = Command::new(env!("CARGO_BIN_EXE_ocibuild"))
         .arg("task")
@@ -110,6 +116,7 @@ fn task(folder: &Path, namespace: &str) -> anyhow::Result<(f64, String)> {
         .env("KUBECONFIG", fs::read_to_string(kubeconfig()?)?)
         .env("KUBE_NAMESPACE", namespace)
         .env("CONTEXT", "source")
+        .env("OCIBUILD_CACHE", format!("{{registry: {{reference: {REGISTRY}/cache/{namespace}-{number}}}}}"))
         .output()?;
     let seconds = begin.elapsed().as_secs_f64();
     let log = String::from_utf8_lossy(&output.stdout).into_owned();

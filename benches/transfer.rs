@@ -91,9 +91,11 @@ impl Bench {
         self.start_peer().await?;
 
         // Nothing is deleted in between: ext4 passes over each inode that was given free within the last minutes, and making twenty
-        // thousand files after as many were deleted takes ten times as long.
+        // thousand files after as many were deleted takes ten times as long. And no run pays for what the one before has left to
+        // be written to the disk.
         let mut up = Runs::default();
         for number in 0..RUNS {
+            rustix::fs::sync();
             let kubectl = timed(|| self.kubectl(&["cp", path(&tree)?, &format!("peer:/data/tree-{number}")]))?;
             let ours = self.up(&tree, number).await?;
             println!("up, run {}: kubectl cp {kubectl:.2} s, adapter {ours:.2} s", number + 1);
@@ -170,6 +172,7 @@ impl Bench {
     /// the end of an upload then. The build goes with the namespace.
     async fn up(&self, tree: &Path, number: usize) -> anyhow::Result<f64> {
         let (_, mut transfer) = self.begin(&format!("up-{number}")).await?;
+        rustix::fs::sync();
         let begin = Instant::now();
         self.send(&mut transfer, tree).await?;
         let seconds = begin.elapsed().as_secs_f64();
@@ -195,7 +198,9 @@ impl Bench {
         let (ours_to, peers_to) = (self.folder.path().join("ours.tar"), self.folder.path().join("kubectl.tar"));
         let mut runs = Runs::default();
         for number in 1..=RUNS {
+            rustix::fs::sync();
             let kubectl = timed(|| self.kubectl(&["cp", "peer:/data/image.tar", path(&peers_to)?, "--retries=0"]))?;
+            rustix::fs::sync();
             let begin = Instant::now();
             transfer.download(&tar.path, &ours_to, tar.size.unsigned_abs(), &tar.sha256).await?;
             let ours = begin.elapsed().as_secs_f64();

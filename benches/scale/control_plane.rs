@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 const TOKEN: &str = "scale";
 const NODES: usize = 50;
-/// Programs that the cluster of the bench is made of.
+/// How long a program of the control plane may take to start.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 pub struct ControlPlane {

@@ -140,7 +140,8 @@ async fn run(plane: &ControlPlane, builds: usize) -> anyhow::Result<Measured> {
             seen = (operator.counts()?, operator.memory()?.1, operator.processor()?);
             operator.kill()?;
             // What it wrote last may still be on its way here.
-            while let Ok(event) = tokio::time::timeout(Duration::from_millis(500), next(&mut events)).await {
+            let until = tokio::time::Instant::now() + Duration::from_millis(500);
+            while let Ok(event) = tokio::time::timeout_at(until, next(&mut events)).await {
                 if let watcher::Event::Apply(build) = event?
                     && build.status.as_ref().and_then(|status| status.phase) == Some(Phase::Succeeded)
                 {
