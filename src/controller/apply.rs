@@ -192,14 +192,15 @@ fn refusal(error: kube::Error) -> Result<Refusal, kube::Error> {
 /// The name of what the API server answers, and whether it may answer otherwise later. Nothing for a fault of the API server.
 fn named(code: u16, message: &str) -> Option<(FailureReason, bool)> {
     let has = |words: &str| message.contains(words);
+    // Policy engines answer with codes of their own: "admission webhook … denied the request", "ValidatingAdmissionPolicy … denied request".
+    let is_denied = has("denied the request") || has("denied request");
     Some(match code {
         403 if has("exceeded quota") => (FailureReason::QuotaExceeded, true),
         403 if has("is being terminated") => (FailureReason::Cancelled, true),
         // The operator's own rights.
         403 if has("cannot create resource") => (FailureReason::Internal, true),
         403 => (FailureReason::AdmissionRefused, false),
-        // Policy engines answer with codes of their own.
-        400 | 422 if has("admission webhook") || has("ValidatingAdmissionPolicy") => (FailureReason::AdmissionRefused, false),
+        400..500 if is_denied => (FailureReason::AdmissionRefused, false),
         400 | 422 => (FailureReason::InvalidSpec, false),
         500 if has("failed calling webhook") => (FailureReason::AdmissionRefused, true),
         _ => return None,
@@ -233,6 +234,17 @@ mod tests {
                 "admission webhook \"validate.example.com\" denied the request: no",
                 Some((FailureReason::AdmissionRefused, false)),
             ),
+            (
+                409,
+                "admission webhook \"once.example.com\" denied the request: there is one already",
+                Some((FailureReason::AdmissionRefused, false)),
+            ),
+            (
+                413,
+                "pods \"app-g1-a1\" is forbidden: ValidatingAdmissionPolicy 'size' with binding 'size' denied request: too large",
+                Some((FailureReason::AdmissionRefused, false)),
+            ),
+            (409, "Operation cannot be fulfilled on resourcequotas \"small\": the object has been modified", None),
             (
                 500,
                 "Internal error occurred: failed calling webhook \"validate.example.com\": failed to call webhook: EOF",

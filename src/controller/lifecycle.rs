@@ -224,7 +224,7 @@ pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Lim
         let message = format!("cancelled by the annotation {CANCEL_ANNOTATION}");
         return Decision::Finish(BuildResult::failed(BuildFailure::new(FailureReason::Cancelled, message)));
     }
-    let is_held_back = matches!(pod, PodState::Absent | PodState::Gated { .. });
+    let is_held_back = matches!(pod, PodState::Absent | PodState::Foreign | PodState::Gated { .. });
     if let Some(limit) = limits.waits.queue.filter(|_| is_held_back && limits.queue_left(recorded, now) == Some(Duration::ZERO)) {
         let seconds = limit.0.as_secs();
         let message = format!("the build waited {seconds}s in vain for its turn; raise deadlines.queue to let it wait longer");
@@ -251,7 +251,10 @@ pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Lim
             (Turn::Granted, Some(left)) => Decision::Pause(left),
             (Turn::Granted, None) => Decision::CreatePod { attempt },
         },
-        PodState::Foreign => wait_for_name(recorded, limits, now),
+        PodState::Foreign => match turn {
+            Turn::Granted => wait_for_name(recorded, limits, now),
+            Turn::Waiting { position } => Decision::Queue { attempt, first_attempt, position },
+        },
         PodState::Gated { message } => Decision::Gated { message: message.clone() },
         PodState::Waiting(waiting) => wait(waiting, limits, now),
         PodState::Running(running) => Decision::Track(running.clone()),

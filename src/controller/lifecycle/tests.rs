@@ -237,9 +237,12 @@ fn a_build_that_is_not_next_waits_with_its_attempt_written_down_and_no_pod() {
         (wanted(3, None), queued.clone(), 1),
         (wanted(3, None), recorded(Phase::Pending, 1, false), 1),
     ] {
-        let decision = decide(&wanted, &recorded, &PodState::Absent, &limits(), waiting, now());
-        let (attempt, first_attempt) = (attempt(number), attempt(number));
-        assert_eq!(decision, Decision::Queue { attempt, first_attempt, position: 7 }, "{recorded:?}");
+        // Nor does it lose its place where a pod of a deleted build still has its pod's name.
+        for pod in [PodState::Absent, PodState::Foreign] {
+            let decision = decide(&wanted, &recorded, &pod, &limits(), waiting, now());
+            let (attempt, first_attempt) = (attempt(number), attempt(number));
+            assert_eq!(decision, Decision::Queue { attempt, first_attempt, position: 7 }, "{recorded:?} {pod:?}");
+        }
     }
     let decision = decide(&wanted(3, None), &queued, &PodState::Absent, &limits(), Turn::Granted, now());
     assert_eq!(decision, Decision::CreatePod { attempt: Attempt::FIRST });
@@ -251,6 +254,7 @@ fn waiting_for_a_turn_ends_at_its_deadline_if_it_has_one() {
     let gated = PodState::Gated { message: String::new() };
     for (limit, pod, is_over) in [
         (Some(60), PodState::Absent, true),
+        (Some(60), PodState::Foreign, true),
         (Some(60), gated.clone(), true),
         (Some(61), PodState::Absent, false),
         (Some(61), gated, false),
