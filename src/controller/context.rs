@@ -189,6 +189,16 @@ impl Context {
         lease.saturating_sub(since.elapsed())
     }
 
+    /// Gives a build its whole lease again.
+    pub(super) fn restart_lease(&self, build: &WatchedBuild) {
+        locked(&self.renewed).remove(&build.uid().unwrap_or_default());
+    }
+
+    /// Gives every build its whole lease again: an operator that hears nothing of the API server hears of no renewal either.
+    pub(super) fn restart_leases(&self) {
+        locked(&self.renewed).clear();
+    }
+
     /// Counts a reconcile that failed; how many did in a row.
     pub(super) fn count_failure(&self, build: &WatchedBuild) -> u32 {
         let mut failures = locked(&self.failures);

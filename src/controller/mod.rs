@@ -35,6 +35,8 @@ const CONTROLLER: &str = "ocibuild-controller";
 /// Seconds until another replica takes over from one that is gone, and seconds before that when the leader renews.
 const LEASE_SECONDS: u64 = 15;
 const LEASE_GRACE_SECONDS: u64 = 10;
+/// How long a connection to the API server may be silent before it counts as dead: a watch ends within 290 s, and speaks before.
+const SILENCE: Duration = Duration::from_mins(5);
 
 /// `ocibuild controller`: the operator.
 #[derive(clap::Args, Clone, Debug)]
@@ -59,9 +61,10 @@ pub struct Arguments {
 /// Runs the operator until it is told to stop or loses its lease.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = load(arguments.config.as_deref())?;
-    let kubernetes =
+    let mut kubernetes =
         Config::infer().await.context("no Kubernetes cluster: neither a kubeconfig nor a service account was found")?;
     let lease_namespace = arguments.lease_namespace.unwrap_or_else(|| kubernetes.default_namespace.clone());
+    (kubernetes.read_timeout, kubernetes.reset_reader_on_write) = (Some(SILENCE), true);
     let client = Client::try_from(kubernetes).context("the Kubernetes client could not be set up")?;
     let metrics = Arc::new(Metrics::default());
     let readiness = Readiness::waiting("the API server");

@@ -54,6 +54,9 @@ pub enum ReconcileError {
     #[error("the API server did not answer within {}s", PATIENCE.as_secs())]
     Slow,
     /// The pods are not known yet.
+    #[error("the pods could not be listed within {}s", PATIENCE.as_secs())]
+    Unlisted,
+    /// The pods will not be known any more.
     #[error("the watch of the pods has ended")]
     Watch,
     /// The lifecycle went round in circles.
@@ -77,7 +80,7 @@ impl ReconcileError {
             Self::Stale => "stale",
             Self::Api(_) => "api",
             Self::Slow => "slow",
-            Self::Watch => "watch",
+            Self::Unlisted | Self::Watch => "watch",
             Self::Unsettled => "unsettled",
         }
     }
@@ -128,7 +131,9 @@ async fn bring_further(object: &WatchedBuild, context: &Context) -> Result<Actio
             return Ok(Action::await_change());
         }
     };
-    context.pods_ready.clone().wait_for(|ready| *ready).await.map_err(|_| ReconcileError::Watch)?;
+    let mut pods_ready = context.pods_ready.clone();
+    let pods = timeout(PATIENCE, pods_ready.wait_for(|ready| *ready)).await.map_err(|_| ReconcileError::Unlisted)?;
+    drop(pods.map_err(|_| ReconcileError::Watch)?);
     context.turns.all_listed().await;
     let mut reconciling = Reconciling::new(context.newest(cached), context);
     let result = timeout(PATIENCE, Box::pin(reconciling.run())).await;
@@ -145,6 +150,8 @@ pub fn error_policy(object: Arc<WatchedBuild>, error: &ReconcileError, context: 
     if matches!(error, ReconcileError::Stale) {
         return Action::requeue(Duration::from_millis(100));
     }
+    // An API server that does not do what it is asked may not take renewals either.
+    context.restart_lease(&object);
     let count = context.count_failure(&object);
     let pause = Duration::from_secs(1 << (count - 1).min(6));
     tracing::warn!(
@@ -217,11 +224,12 @@ impl<'a> Reconciling<'a> {
                 let result = BuildResult::failed(BuildFailure::new(FailureReason::Cancelled, message));
                 self.decided("cancel");
                 let recorded = Recorded::of(&self.build);
-                let pod = self.recorded_pod(&recorded);
-                self.write(&plan, pod.as_deref(), &Standing::Finished(&result)).await?;
+                // Before the end is written down: after it nobody would come back to them.
                 if !recorded.is(&self.wanted) {
                     self.delete_predecessors(None).await?;
                 }
+                let pod = self.recorded_pod(&recorded);
+                self.write(&plan, pod.as_deref(), &Standing::Finished(&result)).await?;
             }
         }
         let priority = self.context.turns.priority(plan.priority_class.as_deref()).await;
@@ -282,7 +290,13 @@ impl<'a> Reconciling<'a> {
                     return Ok(self.again_in(recheck.map_or(LOST_WAKE_UP, |recheck| recheck.min(LOST_WAKE_UP))));
                 }
                 Decision::Track(running) => return self.track(&plan, pod.as_deref(), &recorded, &running).await,
-                Decision::Finish(result) => self.write(&plan, pod.as_deref(), &Standing::Finished(&result)).await?,
+                Decision::Finish(result) => {
+                    // Whoever makes a pod deletes those of older builds first. Where none was made they may still be there.
+                    if !recorded.pod_seen {
+                        self.delete_predecessors(recorded.attempt.zip(recorded.first_attempt)).await?;
+                    }
+                    self.write(&plan, pod.as_deref(), &Standing::Finished(&result)).await?;
+                }
             }
         }
         Err(ReconcileError::Unsettled)
@@ -362,10 +376,11 @@ impl<'a> Reconciling<'a> {
             last_success: recorded.last_success,
             ..OciBuildStatus::default()
         };
+        // Before the end is written down: after it nobody would come back to them.
+        self.delete_predecessors(None).await?;
         let facts = self.facts(None, None, None);
         let status = summarise(&before, &facts, &Standing::Finished(&BuildResult::failed(failure)));
         self.write_status(status).await?;
-        self.delete_predecessors(None).await?;
         self.context.forget(&self.uid);
         Ok(Action::await_change())
     }

@@ -69,6 +69,7 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
     let context = Arc::new(Context::new(&client, config, caches, turns, publisher, metrics));
     let of_watch = namespace.clone();
     let (remembered, mut is_first_list) = (context.clone(), true);
+    let (unheard, blind) = (context.clone(), context.clone());
     let (seen_to_go, owners) = (context.clone(), build_store.clone());
     let build_events = watcher(builds, watcher::Config::default().page_size(PAGE))
         .default_backoff()
@@ -79,13 +80,20 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
             watcher::Event::InitApply(build) if is_first_list && has_turn(build) => {
                 remembered.turns.resume(&build.uid().unwrap_or_default(), &build.namespace().unwrap_or_default());
             }
-            watcher::Event::InitDone if is_first_list => {
-                is_first_list = false;
-                remembered.turns.listed();
+            watcher::Event::InitDone => {
+                // Of the first list, too: it may have begun anew after one of its pages was lost.
+                remembered.forget_absent(of_watch.as_deref());
+                if std::mem::take(&mut is_first_list) {
+                    remembered.turns.listed();
+                }
             }
-            watcher::Event::InitDone => remembered.forget_absent(of_watch.as_deref()),
             watcher::Event::Apply(build) => remembered.caught_up(build),
             _ => {}
+        })
+        .inspect_err(move |error| {
+            tracing::warn!(%error, "the builds cannot be watched; it is tried again");
+            unheard.metrics.reconcile_error("watch");
+            unheard.restart_leases();
         });
     let pod_events =
         watcher(pods, watcher::Config::default().page_size(PAGE).labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")))
@@ -98,6 +106,10 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
                 if owners.get(&build).is_some_and(|build| build.uid().as_deref() == Some(owner.uid.as_str())) {
                     seen_to_go.saw_vanish(owner.uid.clone(), pod);
                 }
+            })
+            .inspect_err(move |error| {
+                tracing::warn!(%error, "the pods of builds cannot be watched; it is tried again");
+                blind.metrics.reconcile_error("watch");
             });
 
     Controller::for_stream(changed(build_events, build_wakes()), build_store)
