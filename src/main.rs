@@ -57,7 +57,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             ended
         }
         Command::Run(arguments) => ocibuild::runner::run(arguments).await,
-        Command::Task => ocibuild::concourse::task::run().await,
+        Command::Task => Box::pin(ocibuild::concourse::task::run()).await,
         Command::Crd => {
             print!("{}", ocibuild::api::crd_yaml());
             Ok(ExitCode::SUCCESS)

@@ -56,7 +56,8 @@ impl<'a> Log<'a> {
             since_time: self.last.map(|last| last - SignedDuration::from_secs(1)),
             ..LogParams::default()
         };
-        let mut lines = self.pods.log_stream(self.pod, &parameters).await?.lines();
+        let Ok(lines) = timeout(QUIET, self.pods.log_stream(self.pod, &parameters)).await else { return Ok(()) };
+        let mut lines = lines?.lines();
         // The clock of a node may be set back: only the first lines of a new connection can be old ones.
         let mut is_new = self.last.is_none();
         while let Ok(Ok(Some(line))) = timeout(QUIET, lines.try_next()).await {

@@ -18,7 +18,10 @@ use kube::{
 };
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{timeout, timeout_at},
+};
 
 use crate::api::{OciBuild, OciBuildSpec, RENEWED_ANNOTATION, TRANSFER_ANNOTATION};
 
@@ -28,10 +31,10 @@ const RENEWAL: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(20);
-/// How long an API server may be away while a build is made.
+/// How long an API server may be away, or have too much to do, while a build is made.
 const AWAY: Duration = Duration::from_secs(30);
 /// How long an API server that has just started may refuse whom it knows.
-const FORBIDDEN: Duration = Duration::from_secs(20);
+pub(super) const FORBIDDEN: Duration = Duration::from_secs(20);
 /// After so long without an answer the operator has given the build up too.
 const SILENT: Duration = Duration::from_mins(5);
 
@@ -48,7 +51,7 @@ pub struct Submission {
 }
 
 /// Why nothing more can be learned of a build.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Lost {
     /// The token has expired, or the rights were taken away.
     #[error(
@@ -58,6 +61,16 @@ pub enum Lost {
     /// No answer.
     #[error("the API server has not answered for 5 minutes: {0}")]
     Silent(String),
+    /// It may be renewed, and not be watched.
+    #[error(
+        "the build cannot be watched: {0}\nThe task's account needs the right to list and watch ocibuilds: see the ClusterRole ocibuild-pipeline"
+    )]
+    Unwatchable(String),
+    /// It says what this task does not understand.
+    #[error(
+        "the build's status cannot be read: {0}\nThe image of the task is of another version than the operator: take the operator's own"
+    )]
+    Unreadable(String),
     /// Somebody deleted it.
     #[error("the OciBuild {0} was deleted by somebody else: nothing was built")]
     Deleted(String),
@@ -70,8 +83,8 @@ pub enum Seen {
     Nothing,
     /// It is there.
     Build(Box<OciBuild>),
-    /// Somebody deleted it.
-    Deleted,
+    /// Nothing more can be learned.
+    Lost(Lost),
 }
 
 impl Submission {
@@ -98,7 +111,7 @@ impl Submission {
         if !secret.is_empty()
             && let Err(error) = self.add_secret(&build, secret).await
         {
-            let _ = self.delete().await;
+            let _ = timeout(CALL, self.delete()).await;
             return Err(error);
         }
         Ok(())
@@ -106,15 +119,10 @@ impl Submission {
 
     /// Its name is nobody else's: one that exists already was made by a call whose answer was lost.
     async fn create_once(&self, build: &OciBuild) -> Result<OciBuild, kube::Error> {
-        let begin = Instant::now();
-        loop {
-            let error = match self.builds.create(&PostParams::default(), build).await {
-                Err(kube::Error::Api(status)) if status.code == 409 => return self.builds.get(&self.name).await,
-                Err(error) if !matches!(error, kube::Error::Api(_)) && begin.elapsed() < AWAY => error,
-                ended => return ended,
-            };
-            tracing::debug!(%error, "the API server does not answer");
-            tokio::time::sleep(PAUSE).await;
+        let parameters = PostParams::default();
+        match patiently(|| self.builds.create(&parameters, build)).await {
+            Err(error) if is_there_already(&error) => patiently(|| self.builds.get(&self.name)).await,
+            made => made,
         }
     }
 
@@ -128,9 +136,13 @@ impl Submission {
         };
         let metadata = ObjectMeta { name: Some(self.name.clone()), owner_references: Some(vec![owner]), ..ObjectMeta::default() };
         let secret = Secret { metadata, data: Some(data), immutable: Some(true), ..Secret::default() };
-        self.secrets.create(&PostParams::default(), &secret).await?;
-        let released = Patch::Merge(json!({ "spec": { "suspend": false } }));
-        self.builds.patch(&self.name, &PatchParams::default(), &released).await.map(drop)
+        let parameters = PostParams::default();
+        match patiently(|| self.secrets.create(&parameters, &secret)).await {
+            Err(error) if !is_there_already(&error) => return Err(error),
+            _ => {}
+        }
+        let (parameters, released) = (PatchParams::default(), Patch::Merge(json!({ "spec": { "suspend": false } })));
+        patiently(|| self.builds.patch(&self.name, &parameters, &released)).await.map(drop)
     }
 
     /// The token of the build's client.
@@ -162,7 +174,7 @@ impl Submission {
             number += 1;
             let renewed = Patch::Merge(json!({ "metadata": { "annotations": { RENEWED_ANNOTATION: number.to_string() } } }));
             let parameters = PatchParams::default();
-            let renewed = tokio::time::timeout(CALL, self.builds.patch_metadata(&self.name, &parameters, &renewed)).await;
+            let renewed = timeout(CALL, self.builds.patch_metadata(&self.name, &parameters, &renewed)).await;
             let (words, patience, is_forbidden) = match renewed {
                 Ok(Ok(_)) => {
                     (answered, pause) = (Instant::now(), renewal);
@@ -184,8 +196,9 @@ impl Submission {
     pub fn watch(&self) -> watch::Receiver<Seen> {
         let (sender, receiver) = watch::channel(Seen::Nothing);
         let mut events = watcher::watch_object(self.builds.clone(), &self.name).default_backoff().boxed();
+        let name = self.name.clone();
         tokio::spawn(async move {
-            let mut was_there = false;
+            let (mut was_there, mut blind) = (false, None);
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
@@ -193,13 +206,19 @@ impl Submission {
                 };
                 match event {
                     Some(Ok(Some(build))) => {
-                        was_there = true;
+                        (was_there, blind) = (true, None);
                         sender.send_replace(Seen::Build(Box::new(build)));
                     }
                     Some(Ok(None)) if was_there => {
-                        sender.send_replace(Seen::Deleted);
+                        sender.send_replace(Seen::Lost(Lost::Deleted(name.clone())));
                     }
-                    Some(_) => {}
+                    Some(Ok(None)) => {}
+                    Some(Err(error)) => {
+                        let since: &mut Instant = blind.get_or_insert_with(Instant::now);
+                        if let Some(lost) = given_up(error, since.elapsed()) {
+                            sender.send_replace(Seen::Lost(lost));
+                        }
+                    }
                     None => return,
                 }
             }
@@ -221,15 +240,58 @@ impl Submission {
         let end = tokio::time::Instant::now() + time;
         let mut last = format!("the API server did not answer within {}s", time.as_secs());
         loop {
-            match tokio::time::timeout_at(end, self.delete()).await {
+            match timeout_at(end, self.delete()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => last = words(error),
                 Err(_) => return Err(last),
             }
-            if tokio::time::timeout_at(end, tokio::time::sleep(PAUSE)).await.is_err() {
+            if timeout_at(end, tokio::time::sleep(PAUSE)).await.is_err() {
                 return Err(last);
             }
         }
+    }
+}
+
+/// Asks again while the API server is away, and while one that has just come back does not know this account yet.
+async fn patiently<T, F>(ask: impl Fn() -> F) -> Result<T, kube::Error>
+where
+    F: Future<Output = Result<T, kube::Error>>,
+{
+    let (begin, mut was_away) = (Instant::now(), false);
+    loop {
+        let answer = timeout(CALL, Box::pin(ask())).await.unwrap_or_else(|elapsed| Err(kube::Error::Service(elapsed.into())));
+        let error = match answer {
+            Err(error) if begin.elapsed() < AWAY => error,
+            ended => return ended,
+        };
+        match &error {
+            kube::Error::Api(status) if matches!(status.code, 401 | 403) && was_away => {}
+            kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => return Err(error),
+            _ => was_away = true,
+        }
+        tracing::debug!(%error, "the API server does not answer");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// A quota answers 409 too.
+fn is_there_already(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")
+}
+
+/// What a watch that has failed for so long is worth waiting for: nothing where waiting cannot help.
+fn given_up(error: watcher::Error, since: Duration) -> Option<Lost> {
+    let error = match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => error,
+        other => return (since > SILENT).then(|| Lost::Silent(other.to_string())),
+    };
+    match error {
+        kube::Error::SerdeError(error) => Some(Lost::Unreadable(error.to_string())),
+        kube::Error::Api(status) if status.code == 403 => (since > FORBIDDEN).then_some(Lost::Unwatchable(status.message)),
+        kube::Error::Api(status) if status.code == 401 => (since > FORBIDDEN).then_some(Lost::Forbidden(status.message)),
+        error => (since > SILENT).then(|| Lost::Silent(words(error))),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     client::{
         logs::Log,
         packing::Packing,
-        submission::{Lost, Seen, Submission},
+        submission::{Seen, Submission},
         transfer::{Transfer, TransferError},
     },
     plan::{Attempt, pod::pod_name},
@@ -56,13 +56,12 @@ impl Session<'_> {
             let build = self.next(seen, last.as_deref()).await?;
             let Some(pod) = current_pod(&build) else { return self.end(&build) };
             match self.attempt(&pod, seen).await? {
-                Ok(Served { image: Some(image), result, spans }) => {
+                Ok(Served { image, result, spans }) => {
                     let spans = Spans { total: self.begin.elapsed(), ..spans };
                     say(summary::success(&image, &result, &reference(&build), &spans).trim_end());
                     return Ok(true);
                 }
                 // Why it failed the status will say.
-                Ok(_) => {}
                 Err(TransferError::Ended) => self.outputs.clear(),
                 Err(error) => return Err(explained(error)),
             }
@@ -80,13 +79,13 @@ impl Session<'_> {
                 served = &mut serving => served,
                 never = following => match never {},
                 ended = self.ended(seen, pod) => {
-                    ended?;
-                    // A build that failed has no files to fetch; of one that succeeded the last answer may be on its way.
-                    timeout(DRAIN, &mut serving).await.unwrap_or(Err(TransferError::Ended))
+                    // Of a build that succeeded the last answer may be on its way; any other has no files to fetch.
+                    let patience = if has_succeeded(&ended?) { DRAIN } else { Duration::ZERO };
+                    timeout(patience, &mut serving).await.unwrap_or(Err(TransferError::Ended))
                 }
             }
         };
-        if served.as_ref().is_ok_and(|served| served.image.is_some()) {
+        if served.is_ok() {
             // Its last answer can be lost with the pod that gives it: the files are here all the same.
             let _ = timeout(DRAIN, transfer.done()).await;
         }
@@ -100,13 +99,11 @@ impl Session<'_> {
         let start = self.begin.elapsed();
         transfer.upload(self.source).await?;
         let result = transfer.result().await?;
-        let Outcome::Succeeded(image) = result.outcome.clone() else {
-            return Ok(Served { result, image: None, spans: Spans::default() });
-        };
+        let Outcome::Succeeded(image) = result.outcome.clone() else { return Err(TransferError::Ended) };
         let built = Instant::now();
         self.outputs.fetch(transfer, &image, self.rootfs).await?;
         let spans = Spans { start, download: built.elapsed(), total: Duration::ZERO };
-        Ok(Served { result, image: Some(image), spans })
+        Ok(Served { result, image, spans })
     }
 
     /// Waits for the build's end or for another pod than the one that was served last.
@@ -115,27 +112,27 @@ impl Session<'_> {
     }
 
     /// Waits for the end of the build, or of the attempt of a pod.
-    async fn ended(&self, seen: &mut watch::Receiver<Seen>, pod: &str) -> anyhow::Result<()> {
-        self.wait(seen, |build| current_pod(build).is_none_or(|current| current != pod)).await.map(drop)
+    async fn ended(&self, seen: &mut watch::Receiver<Seen>, pod: &str) -> anyhow::Result<OciBuild> {
+        self.wait(seen, |build| current_pod(build).is_none_or(|current| current != pod)).await
     }
 
     async fn wait(&self, seen: &mut watch::Receiver<Seen>, wanted: impl Fn(&OciBuild) -> bool) -> anyhow::Result<OciBuild> {
         let found = seen.wait_for(|seen| match seen {
             Seen::Nothing => false,
             Seen::Build(build) => wanted(build),
-            Seen::Deleted => true,
+            Seen::Lost(_) => true,
         });
         match found.await.as_deref() {
             Ok(Seen::Build(build)) => Ok(build.as_ref().clone()),
-            Ok(_) => Err(Lost::Deleted(self.submission.name().to_owned()).into()),
-            Err(_) => bail!("the OciBuild {} cannot be watched any more", self.submission.name()),
+            Ok(Seen::Lost(lost)) => Err(lost.clone().into()),
+            Ok(Seen::Nothing) | Err(_) => bail!("the OciBuild {} cannot be watched any more", self.submission.name()),
         }
     }
 
     /// A build that ended without its files being here.
     fn end(&self, build: &OciBuild) -> anyhow::Result<bool> {
         let status = build.status.clone().unwrap_or_default();
-        if status.phase == Some(Phase::Succeeded) {
+        if has_succeeded(build) {
             bail!("the image was built, but its pod ended before the files were here; run the task again");
         }
         say(summary::failure(status.failure.as_ref(), self.submission.namespace(), self.submission.name()).trim_end());
@@ -146,8 +143,8 @@ impl Session<'_> {
 /// What came of an attempt.
 struct Served {
     result: BuildResult,
-    /// The image, if it was built: its files are here.
-    image: Option<BuiltImage>,
+    /// The image: its files are here.
+    image: BuiltImage,
     spans: Spans,
 }
 
@@ -167,6 +164,10 @@ async fn tell(mut seen: watch::Receiver<Seen>) {
             return;
         }
     }
+}
+
+fn has_succeeded(build: &OciBuild) -> bool {
+    has_ended(build) && build.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Succeeded))
 }
 
 fn has_ended(build: &OciBuild) -> bool {

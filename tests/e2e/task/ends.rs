@@ -248,7 +248,6 @@ fn a_process_that_a_step_left_behind_cannot_take_the_files_away() {
     assert_eq!(task.names("image"), ["digest", "image.tar"]);
 }
 
-/// Longer than a client waits for one that it believes in.
 #[test]
 fn an_api_server_that_is_not_there_is_named() {
     let namespace = Namespace::new("task-nowhere");
