@@ -102,7 +102,7 @@ pub fn pack(folder: &Path, selection: &Selection, to: impl Write) -> Result<Arch
     packer.builder.follow_symlinks(false);
     let (context, dockerfile) = context_and_dockerfile(folder, selection)?;
     // An empty context is one too.
-    packer.entry(&context)?;
+    packer.folder(&context)?;
     let patterns = ignore_patterns(folder, &context, &dockerfile)?;
     packer.context(&context, &patterns)?;
     let beside = PathBuf::from(format!("{}.dockerignore", dockerfile.display()));
@@ -218,29 +218,37 @@ impl<W: Write> Packer<'_, W> {
         }
         for entry in WalkDir::new(&full).sort_by_file_name() {
             let entry = entry.map_err(|error| PackError::Read { path: path.display().to_string(), error: error.into() })?;
-            if let Ok(below) = entry.path().strip_prefix(self.folder) {
+            if entry.depth() == 0 {
+                self.folder(path)?;
+            } else if let Ok(below) = entry.path().strip_prefix(self.folder) {
                 self.entry(below)?;
             }
         }
         Ok(())
     }
 
-    fn entry(&mut self, path: &Path) -> Result<(), PackError> {
-        let full = self.folder.join(path);
-        let read = |error| PackError::Read { path: path.display().to_string(), error };
+    /// A folder without its files; where a link leads to one, that one in the link's place.
+    fn folder(&mut self, path: &Path) -> Result<(), PackError> {
         if path.as_os_str().is_empty() || self.seen.contains(path) {
             return Ok(());
         }
-        let kind = full.symlink_metadata().map_err(read)?.file_type();
+        let appended = self.builder.append_dir(path, self.folder.join(path));
+        appended.map_err(|error| not_appended(path, error))?;
+        self.seen.insert(path.to_owned());
+        Ok(())
+    }
+
+    fn entry(&mut self, path: &Path) -> Result<(), PackError> {
+        let full = self.folder.join(path);
+        if path.as_os_str().is_empty() || self.seen.contains(path) {
+            return Ok(());
+        }
+        let kind = full.symlink_metadata().map_err(|error| not_appended(path, error))?.file_type();
         if !kind.is_file() && !kind.is_dir() && !kind.is_symlink() {
             self.left_out += 1;
             return Ok(());
         }
-        self.builder.append_path_with_name(&full, path).map_err(|error| match error.kind() {
-            // Reading needs no room.
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => PackError::Write(error),
-            _ => read(error),
-        })?;
+        self.builder.append_path_with_name(&full, path).map_err(|error| not_appended(path, error))?;
         self.seen.insert(path.to_owned());
         Ok(())
     }
@@ -252,6 +260,14 @@ impl<W: Write> Packer<'_, W> {
         counted.flush().map_err(PackError::Write)?;
         let sha256 = hex::encode(counted.hash.finalize());
         Ok(Archive { size: counted.size, sha256, entries, left_out: self.left_out })
+    }
+}
+
+fn not_appended(path: &Path, error: io::Error) -> PackError {
+    match error.kind() {
+        // Reading needs no room.
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => PackError::Write(error),
+        _ => PackError::Read { path: path.display().to_string(), error },
     }
 }
 
@@ -293,6 +309,7 @@ mod tests {
     };
 
     use super::{Archive, PackError, Selection, pack};
+    use crate::runner::unpack::unpack;
 
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -365,6 +382,20 @@ mod tests {
             names.sort();
             expected.sort_unstable();
             assert_eq!(names, expected, "{selection:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_to_a_folder_is_a_context_and_an_image_too() {
+        let folder = tree(&[("real/Dockerfile", ""), ("real/sub/main.rs", ""), ("layout/oci-layout", "")]);
+        symlink("real", folder.path().join("link")).unwrap();
+        symlink("layout", folder.path().join("base")).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        pack(folder.path(), &selection("link", None, &["base"]), file.reopen().unwrap()).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        unpack(file.path(), root.path()).unwrap();
+        for path in ["link/Dockerfile", "link/sub/main.rs", "base/oci-layout"] {
+            assert!(root.path().join(path).is_file(), "{path}");
         }
     }
 

@@ -5,6 +5,7 @@ mod forward;
 pub mod ignore;
 pub mod logs;
 pub mod packing;
+mod pieces;
 pub mod submission;
 pub mod transfer;
 pub mod tunnel;

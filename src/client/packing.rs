@@ -49,6 +49,11 @@ impl Packing {
         self.archive.clone().await
     }
 
+    /// Whether all of it is packed, or cannot be.
+    pub fn is_packed(&self) -> bool {
+        self.archive.clone().now_or_never().is_some()
+    }
+
     /// Its bytes from a position on, as they are written.
     pub fn chunks(&self, from: u64) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
         futures::stream::try_unfold((self.clone(), from), |(mut packing, position)| async move {

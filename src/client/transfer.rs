@@ -2,10 +2,7 @@
 //! end but those for the pod to start and for the build to end: whoever waits for these knows when they are in vain.
 
 use std::{
-    collections::BTreeMap,
-    fs::File,
     io,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -22,12 +19,13 @@ use hyper::{
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use sha2::{Digest, Sha256};
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::{
     packing::Packing,
+    pieces::{Chunk, write_pieces},
+    submission::FORBIDDEN,
     tunnel::{RequestBody, STILL, Tunnel, TunnelError, body_of, document, question, request},
 };
 use crate::runner::{
@@ -38,13 +36,9 @@ use crate::runner::{
 
 /// How long a transfer may stand still before it is given up.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// How long an API server that has just started may refuse whom it knows.
-const FORBIDDEN: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(300);
 /// How soon, and later how often, a pod is asked that does not answer yet.
 const KNOCKS: (Duration, Duration) = (Duration::from_millis(60), Duration::from_secs(1));
-/// Chunks of a file that wait to be written.
-const QUEUE: usize = 8;
 /// Connections that bring one file, and the bytes of each question.
 const STREAMS: u64 = 2;
 const PIECE: u64 = 16 << 20;
@@ -182,6 +176,10 @@ impl Transfer {
     async fn try_upload(&mut self, source: &Packing, patience: &mut Patience) -> Result<(), TransferError> {
         let received = self.received().await?;
         patience.reached(received);
+        if !source.is_packed() {
+            // What has not been packed cannot be sent, and the runner waits for it.
+            patience.moved = Instant::now();
+        }
         let sent = Arc::new(AtomicU64::new(received));
         let counter = sent.clone();
         let chunks = source.chunks(received).map_ok(move |chunk| {
@@ -195,8 +193,13 @@ impl Transfer {
         let Ok(archive) = source.archive().await else { return std::future::pending().await };
         let finish = Finish { size: archive.size, sha256: archive.sha256 };
         let finish = serde_json::to_vec(&finish).map_err(|error| TunnelError::Broken(error.to_string()))?;
-        self.ask_briefly(request("POST", "/upload/finish", body_of(finish))?).await?;
-        Ok(())
+        loop {
+            let asked = request("POST", "/upload/finish", body_of(finish.clone()))?;
+            // Unpacking may take longer than the sending did; the runner answers meanwhile.
+            if self.ask_briefly(asked).await?.status() != StatusCode::ACCEPTED {
+                return Ok(());
+            }
+        }
     }
 
     /// Asks with a long body: for as long as its bytes move.
@@ -251,7 +254,7 @@ impl Transfer {
     }
 
     async fn fetch(&self, name: &str, partial: &Path, to: &Path, size: u64, sha256: &str) -> Result<(), TransferError> {
-        let (chunks, writer) = Writer::begin(partial).map_err(file_error(to))?;
+        let (chunks, writer) = write_pieces(partial).map_err(file_error(to))?;
         let pieces = AtomicU64::new(0);
         let streams = (0..STREAMS.min(size.div_ceil(PIECE))).map(|_| async {
             let mut stream = Self::new(self.pods.clone(), self.pod.clone(), &self.token);
@@ -418,56 +421,6 @@ fn is_again(error: &TunnelError) -> bool {
 /// The runner has everything, and the answer that said so was lost; or the build ends before its source is there, and says why.
 fn wants_no_more(status: StatusCode) -> bool {
     matches!(status, StatusCode::GONE | StatusCode::INSUFFICIENT_STORAGE)
-}
-
-/// Bytes of a file and where they belong.
-struct Chunk {
-    at: u64,
-    bytes: Bytes,
-}
-
-/// Writes a file and sums it, beside the connections that bring it.
-struct Writer {
-    file: File,
-    hash: Sha256,
-    /// Bytes that are in the sum.
-    summed: u64,
-    /// What was written behind them: where, and how much.
-    ahead: BTreeMap<u64, usize>,
-}
-
-impl Writer {
-    /// Ends with the SHA-256 in hexadecimal digits when nothing more is sent.
-    fn begin(path: &Path) -> io::Result<(mpsc::Sender<Chunk>, JoinHandle<io::Result<String>>)> {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-        let mut writer = Self { file, hash: Sha256::new(), summed: 0, ahead: BTreeMap::new() };
-        let (chunks, mut queue) = mpsc::channel(QUEUE);
-        let writing = tokio::task::spawn_blocking(move || {
-            while let Some(chunk) = queue.blocking_recv() {
-                writer.write(&chunk)?;
-            }
-            Ok(hex::encode(writer.hash.finalize()))
-        });
-        Ok((chunks, writing))
-    }
-
-    fn write(&mut self, Chunk { at, bytes }: &Chunk) -> io::Result<()> {
-        self.file.write_all_at(bytes, *at)?;
-        if *at != self.summed {
-            self.ahead.insert(*at, bytes.len());
-            return Ok(());
-        }
-        self.hash.update(bytes);
-        self.summed += bytes.len() as u64;
-        // What came too early is read again, from memory most likely.
-        while let Some(length) = self.ahead.remove(&self.summed) {
-            let mut bytes = vec![0; length];
-            self.file.read_exact_at(&mut bytes, self.summed)?;
-            self.hash.update(&bytes);
-            self.summed += length as u64;
-        }
-        Ok(())
-    }
 }
 
 /// Name of a file or folder that is not whole yet.
