@@ -14,8 +14,6 @@ const LEASE: &str = "60s";
 const KEPT: &str = "1h";
 /// How long the pod waits for the task to fetch the files.
 const DOWNLOAD: &str = "30m";
-/// Name of an image that nobody has named: it is only used as a file.
-const NAMELESS: &str = "image";
 /// Key of the registry credentials in the Secret.
 pub const DOCKER_CONFIG_KEY: &str = ".dockerconfigjson";
 
@@ -71,38 +69,44 @@ impl TaskBuild {
         if !parameters.registry_mirrors.is_empty() {
             registry_mirrors.insert("docker.io".to_owned(), parameters.registry_mirrors.clone());
         }
-        let named_files = [&parameters.build_args_file, &parameters.labels_file, &parameters.target_file];
+        let either = |own: &Option<String>, template: &Option<String>| own.clone().or_else(|| template.clone());
+        let dockerfile = either(&parameters.dockerfile, &template.dockerfile);
+        let build_args_file = either(&parameters.build_args_file, &template.build_args_file);
+        let labels_file = either(&parameters.labels_file, &template.labels_file);
+        let target_file = either(&parameters.target_file, &template.target_file);
+        let image_args = merged(&template.image_args, &parameters.image_args);
+        let named_files = [&build_args_file, &labels_file, &target_file];
         let selection = Selection {
             context: parameters.context.clone(),
-            dockerfile: parameters.dockerfile.clone(),
-            files: named_files.into_iter().flatten().chain(parameters.image_args.values()).cloned().collect(),
+            dockerfile: dockerfile.clone(),
+            files: named_files.into_iter().flatten().chain(image_args.values()).cloned().collect(),
         };
         let spec = OciBuildSpec {
             source: Source { upload: Some(UploadSource {}), ..Source::default() },
             output: Some(Output { download: Some(Download { timeout: DOWNLOAD.to_owned() }), ..Output::default() }),
             context: parameters.context.clone(),
-            dockerfile: parameters.dockerfile.clone(),
-            image_name: parameters.image_name.clone().unwrap_or_else(|| NAMELESS.to_owned()),
-            image_tag: parameters.image_tag.clone().unwrap_or_else(|| "latest".to_owned()),
+            dockerfile,
+            image_name: parameters.image_name.clone().unwrap_or_else(|| template.image_name.clone()),
+            image_tag: parameters.image_tag.clone().unwrap_or_else(|| template.image_tag.clone()),
             build_args: merged(&template.build_args, &parameters.build_args),
-            build_args_file: parameters.build_args_file.clone(),
+            build_args_file,
             labels: merged(&template.labels, &parameters.labels),
-            labels_file: parameters.labels_file.clone(),
-            image_args: parameters.image_args.clone(),
-            target: parameters.target.clone().or(template.target.clone()),
-            target_file: parameters.target_file.clone(),
-            additional_targets: parameters.additional_targets.clone(),
-            platforms: if parameters.platforms.is_empty() { template.platforms.clone() } else { parameters.platforms.clone() },
-            output_format: parameters.output_oci.then_some(OutputFormat::Oci),
-            unpack_rootfs: parameters.unpack_rootfs,
+            labels_file,
+            image_args,
+            target: either(&parameters.target, &template.target),
+            target_file,
+            additional_targets: unless_empty(&parameters.additional_targets, &template.additional_targets),
+            platforms: unless_empty(&parameters.platforms, &template.platforms),
+            output_format: if parameters.output_oci { Some(OutputFormat::Oci) } else { template.output_format },
+            unpack_rootfs: parameters.unpack_rootfs || template.unpack_rootfs,
             secrets,
             ssh,
             add_hosts: merged(&template.add_hosts, &parameters.add_hosts),
             registry_mirrors,
-            buildkit_config: parameters.extra_config.clone().or(template.buildkit_config.clone()),
+            buildkit_config: either(&parameters.extra_config, &template.buildkit_config),
             registry_secrets,
-            push: parameters.push,
-            registry: parameters.registry.clone().or(template.registry.clone()),
+            push: parameters.push || template.push,
+            registry: either(&parameters.registry, &template.registry),
             debug: parameters.debug || template.debug,
             suspend: false,
             lease: Some(template.lease.clone().unwrap_or_else(|| LEASE.to_owned())),
@@ -111,6 +115,10 @@ impl TaskBuild {
         };
         Self { spec, secret: content, selection }
     }
+}
+
+fn unless_empty(own: &[String], template: &[String]) -> Vec<String> {
+    if own.is_empty() { template } else { own }.to_vec()
 }
 
 fn merged(template: &BTreeMap<String, String>, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
@@ -147,6 +155,22 @@ mod tests {
         );
         insta::assert_yaml_snapshot!(build.spec);
         assert!(build.secret.is_empty());
+    }
+
+    #[test]
+    fn what_no_parameter_says_the_template_says() {
+        let template = "{imageName: app, imageTag: v2, push: true, registry: registry.example.com, dockerfile: ci/Dockerfile, \
+            targetFile: ci/target, imageArgs: {base: base/image.tar}, additionalTargets: [test], outputFormat: oci, unpackRootfs: true}";
+        let from_template = build(&[], template);
+        let (spec, selection) = (&from_template.spec, &from_template.selection);
+        assert_eq!((spec.image_name.as_str(), spec.image_tag.as_str(), spec.push, spec.unpack_rootfs), ("app", "v2", true, true));
+        assert_eq!(spec.output_format, Some(super::OutputFormat::Oci));
+        assert_eq!(spec.additional_targets, ["test"]);
+        assert_eq!(selection.dockerfile.as_deref(), Some("ci/Dockerfile"));
+        assert_eq!(selection.files, ["ci/target", "base/image.tar"]);
+        let own = build(&[("IMAGE_NAME", "other"), ("DOCKERFILE", "Dockerfile"), ("ADDITIONAL_TARGETS", "lint")], template);
+        assert_eq!((own.spec.image_name.as_str(), own.spec.image_tag.as_str()), ("other", "v2"));
+        assert_eq!((own.spec.dockerfile.as_deref(), own.spec.additional_targets), (Some("Dockerfile"), vec!["lint".to_owned()]));
     }
 
     #[test]

@@ -124,15 +124,20 @@ async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Begun>) -> 
     tokio::spawn(announce(source.clone()));
     let (client, namespace) = access::connect(variables).await?;
     if folder.join("cache").is_dir() {
-        say("cache: the cluster's own cache serves; the folder stays as it is");
+        say(if task.spec.cache.is_some() {
+            "cache: the cache that OCIBUILD_CACHE names serves; the folder stays as it is"
+        } else {
+            "cache: the folder stays as it is, and nothing is cached; OCIBUILD_CACHE names a registry to keep a cache in"
+        });
     }
 
     let begun = slot.get_or_init(|| Begun {
         submission: Submission::new(&client, &namespace, &name),
-        outputs: Outputs::find(&folder, &parameters.additional_targets),
+        outputs: Outputs::find(&folder, &task.spec.additional_targets),
         making: Arc::default(),
     });
     let submission = &begun.submission;
+    let rootfs = task.spec.unpack_rootfs;
     let lease = task.spec.lease.as_deref().and_then(parse_duration).unwrap_or(LEASE);
     let (held, making) = (begun.making.clone().lock_owned().await, submission.clone());
     let made = tokio::spawn(async move {
@@ -146,7 +151,7 @@ async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Begun>) -> 
     };
     made.map_err(not_made).with_context(|| format!("the OciBuild {name} could not be made in namespace {namespace}"))?;
     say(&format!("OciBuild {namespace}/{name}"));
-    let session = Session { submission, source: &source, outputs: &begun.outputs, rootfs: parameters.unpack_rootfs, begin };
+    let session = Session { submission, source: &source, outputs: &begun.outputs, rootfs, begin };
     tokio::select! {
         ended = session.run() => ended,
         lost = submission.keep_lease(lease) => Err(lost.into()),

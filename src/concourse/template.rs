@@ -14,6 +14,13 @@ const TEMPLATE: &str = "OCIBUILD_TEMPLATE";
 const FIELD: &str = "OCIBUILD_";
 /// The field whose own fields have variables too.
 const POD: &str = "pod";
+/// Fields that say how the task and its build work together.
+const OWN: [(&str, &str); 4] = [
+    ("source", "the task sends the source itself"),
+    ("context", "write CONTEXT"),
+    ("output", "the task fetches the files itself"),
+    ("suspend", "a task waits for its build"),
+];
 
 /// The spec that the task's parameters are put on top of. `read` reads a file of the task's folder.
 pub fn template(
@@ -51,6 +58,9 @@ fn from_text(value: &str, read: impl Fn(&str) -> std::io::Result<String>) -> any
 
 fn set(fields: &mut Map<String, Value>, known: &Value, variable: &str, name: &str, text: &str) -> anyhow::Result<()> {
     let field = camel_case(name);
+    if let Some((_, words)) = OWN.iter().find(|(own, _)| *own == field) {
+        bail!("{variable} is not read: {words}");
+    }
     if let Some(schema) = known.get(&field) {
         fields.insert(field, parse(schema, variable, text)?);
         return Ok(());
@@ -149,6 +159,8 @@ mod tests {
     fn what_is_no_field_and_no_template_is_named() {
         for (pair, words) in [
             (("OCIBUILD_TIMOUT", "2h"), "OCIBUILD_TIMOUT: the spec of an OciBuild has no field timout"),
+            (("OCIBUILD_CONTEXT", "src"), "OCIBUILD_CONTEXT is not read: write CONTEXT"),
+            (("OCIBUILD_SOURCE", "{git: {url: x}}"), "OCIBUILD_SOURCE is not read: the task sends the source itself"),
             (("OCIBUILD_POD_NODE", "x"), "OCIBUILD_POD_NODE: the spec of an OciBuild has no field podNode"),
             (("OCIBUILD_POD_RESOURCES", "{"), "OCIBUILD_POD_RESOURCES is not YAML"),
             (("OCIBUILD_RETRIES", "many"), "are not the spec of an OciBuild"),

@@ -93,7 +93,9 @@ impl FailureReason {
             Self::Timeout => {
                 "The clocks of the runner (`timeout`, `deadlines`) and of the operator, and activeDeadlineSeconds of the pod behind them."
             }
-            Self::Cancelled => "SIGTERM to the runner, or a lease that nobody renewed.",
+            Self::Cancelled => {
+                "The annotation `ocibuild.dev/cancel`, a lease that nobody renewed, SIGTERM to the runner, or a namespace that is being deleted."
+            }
             Self::Internal => "None of the others.",
         }
     }

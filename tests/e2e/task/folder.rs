@@ -83,7 +83,7 @@ impl<'a> Task<'a> {
         ended.log
     }
 
-    /// Runs the task, which must fail and leave nothing; its log.
+    /// Runs the task, which must fail; its log.
     pub fn fails(&self, parameters: &[(&str, &str)]) -> String {
         let ended = self.run(parameters);
         assert_eq!(ended.code, Some(1), "{}", ended.log);

@@ -62,7 +62,7 @@ fn a_build_leaves_its_files_in_the_folder_image_if_there_is_one() {
         let log = task.succeeds(&[("CONTEXT", "source"), ("DOCKERFILE", dockerfile)]);
         assert_eq!(task.names("image"), DOCKER);
         assert_eq!(check_docker(&task, "image").file(file), "hello\n", "{dockerfile}");
-        assert_eq!(log.matches("cache: the cluster's own cache serves").count(), 1, "{log}");
+        assert_eq!(log.matches("cache: the folder stays as it is").count(), 1, "{log}");
         assert_eq!((task.names("cache"), task.text("cache/kept")), (vec!["kept".to_owned()], "as it is".to_owned()));
     }
     let nowhere = Task::new(&namespace, &files[..3], &[]);
