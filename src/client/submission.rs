@@ -107,9 +107,9 @@ impl Submission {
         let mut build = OciBuild::new(&self.name, spec);
         let sum = hex::encode(Sha256::digest(&self.token));
         build.metadata.annotations = Some(BTreeMap::from([(TRANSFER_ANNOTATION.to_owned(), sum)]));
-        let build = self.create_once(&build).await?;
+        let build = Box::pin(self.create_once(&build)).await?;
         if !secret.is_empty()
-            && let Err(error) = self.add_secret(&build, secret).await
+            && let Err(error) = Box::pin(self.add_secret(&build, secret)).await
         {
             let _ = timeout(CALL, self.delete()).await;
             return Err(error);
