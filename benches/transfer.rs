@@ -21,7 +21,7 @@ use kube::{
 };
 use ocibuild::{
     api::OciBuildSpec,
-    client::{archive::Selection, packing::Packing, submission::Submission, transfer::Transfer},
+    client::{archive::Selection, connect, packing::Packing, submission::Submission, transfer::Transfer},
     runner::result::{BuildResult, Outcome},
 };
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ const SIZES: [u64; 2] = [IMAGE / 4, IMAGE];
 async fn main() -> anyhow::Result<()> {
     let path = std::env::var("OCIBUILD_KUBECONFIG").context("OCIBUILD_KUBECONFIG is not set; dev/bench sets it")?;
     let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?;
-    let client = Client::try_from(config)?;
+    let client = connect::client(config)?;
     let name = format!("bench-transfer-{}", std::process::id());
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let labels = json!({ "ocibuild.dev/test": "true" });

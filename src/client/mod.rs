@@ -1,6 +1,7 @@
 //! What drives a build from outside the cluster: makes it, sends its files, follows it, fetches the image.
 
 pub mod archive;
+pub mod connect;
 mod forward;
 pub mod ignore;
 pub mod logs;

@@ -309,3 +309,54 @@ pub fn words(error: kube::Error) -> String {
         other => format!("{:#}", anyhow::Error::from(other)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::{Cell, RefCell},
+        future::ready,
+        time::Duration,
+    };
+
+    use kube::{core::Status, runtime::watcher};
+
+    use super::{FORBIDDEN, Lost, SILENT, given_up, patiently};
+
+    fn refused(code: u16) -> kube::Error {
+        kube::Error::Api(Status::failure("words", "Reason").with_code(code).boxed())
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_is_away_is_asked_again_and_one_that_refuses_is_not() {
+        let not_json = || kube::Error::SerdeError(serde_json::from_str::<u8>("x").unwrap_err());
+        for (answers, expected, asked) in [
+            (vec![Ok(())], Ok(()), 1),
+            (vec![Err(refused(503)), Ok(())], Ok(()), 2),
+            (vec![Err(not_json()), Ok(())], Ok(()), 2),
+            (vec![Err(refused(403)), Ok(())], Err(403), 1),
+            (vec![Err(refused(422)), Ok(())], Err(422), 1),
+            // One that has just come back knows nobody yet.
+            (vec![Err(refused(500)), Err(refused(403)), Ok(())], Ok(()), 3),
+        ] {
+            let (answers, count) = (RefCell::new(answers.into_iter()), Cell::new(0));
+            let answer = patiently(|| {
+                count.set(count.get() + 1);
+                ready(answers.borrow_mut().next().unwrap())
+            });
+            let answer = answer.await.map_err(|error| if let kube::Error::Api(status) = error { status.code } else { 0 });
+            assert_eq!((answer, count.get()), (expected, asked));
+        }
+    }
+
+    #[test]
+    fn a_watch_is_given_up_when_waiting_cannot_help() {
+        let unreadable = kube::Error::SerdeError(serde_json::from_str::<u8>("x").unwrap_err());
+        assert!(matches!(given_up(watcher::Error::InitialListFailed(unreadable), Duration::ZERO), Some(Lost::Unreadable(_))));
+        let second = Duration::from_secs(1);
+        for (code, patience, lost) in [(403, FORBIDDEN, "Unwatchable"), (401, FORBIDDEN, "Forbidden"), (500, SILENT, "Silent")] {
+            let after = |since| given_up(watcher::Error::WatchStartFailed(refused(code)), since);
+            assert!(after(patience).is_none(), "{code}");
+            assert!(format!("{:?}", after(patience + second).unwrap()).starts_with(lost), "{code}");
+        }
+    }
+}

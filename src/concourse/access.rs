@@ -11,6 +11,7 @@ use kube::{
 use serde_json::json;
 
 use super::parameter_file;
+use crate::client::connect::client;
 
 /// How to write it, for messages.
 const USAGE: &str =
@@ -31,7 +32,7 @@ pub async fn connect(variables: &BTreeMap<String, String>) -> anyhow::Result<(Cl
     let namespace = value("KUBE_NAMESPACE").map_or_else(|| config.default_namespace.clone(), str::to_owned);
     let is_name = namespace.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
     ensure!(is_name, "KUBE_NAMESPACE: {namespace:?} is no name of a namespace: lower-case letters, digits and '-'");
-    Ok((Client::try_from(config).context("the Kubernetes client could not be set up")?, namespace))
+    Ok((client(config).context("the Kubernetes client could not be set up")?, namespace))
 }
 
 /// A text with line breaks, or one that begins as JSON, is the kubeconfig itself.
