@@ -47,6 +47,11 @@ impl Outputs {
         }
     }
 
+    /// Whether there is no folder for any file.
+    pub fn is_empty(&self) -> bool {
+        self.main.is_none() && self.targets.is_empty()
+    }
+
     /// Brings the files of an image and of its additional targets, as far as there are folders for them.
     pub async fn fetch(&self, transfer: &mut Transfer, image: &BuiltImage, rootfs: bool) -> Result<(), TransferError> {
         // What an earlier run left must not be taken for this one's.

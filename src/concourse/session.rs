@@ -22,6 +22,8 @@ use crate::{
     runner::result::{BuildResult, BuiltImage, Outcome},
 };
 
+/// How soon an operator takes a build up.
+const TAKEN_UP: Duration = Duration::from_secs(15);
 /// How long the last answer of a pod may lag behind the build's end.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -160,7 +162,16 @@ async fn tell(mut seen: watch::Receiver<Seen>) {
             say(&words);
             told = Some(words);
         }
-        if seen.changed().await.is_err() {
+        let is_new = matches!(&*seen.borrow(), Seen::Build(build) if build.status.is_none());
+        let changed = match timeout(TAKEN_UP, seen.changed()).await {
+            Ok(changed) => changed,
+            Err(_) if is_new => {
+                say("waiting: no operator has taken the build up yet; are its pods there, and does it watch this namespace?");
+                seen.changed().await
+            }
+            Err(_) => continue,
+        };
+        if changed.is_err() {
             return;
         }
     }

@@ -3,7 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use crate::{
-    api::{ConditionType, Failure, OciBuild, Phase},
+    api::{ConditionType, Failure, FailureReason, OciBuild, Phase},
     plan::duration::format_duration,
     runner::result::{BuildResult, BuiltImage},
 };
@@ -79,7 +79,8 @@ pub fn failure(failure: Option<&Failure>, namespace: &str, name: &str) -> String
     for line in failure.log_excerpt.iter().flat_map(|excerpt| excerpt.lines()) {
         let _ = writeln!(text, "      | {line}");
     }
-    let hint = failure.reason.hint();
+    // What says how to build an unchanged manifest again is nothing for a build whose source only the task can send.
+    let hint = if failure.reason == FailureReason::Cancelled { "Run the task again." } else { failure.reason.hint() };
     let _ =
         writeln!(text, "hint    {hint}\nbuild   {name}; it is kept for a while: kubectl -n {namespace} describe ocibuild {name}");
     text

@@ -136,6 +136,9 @@ async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Begun>) -> 
         outputs: Outputs::find(&folder, &task.spec.additional_targets),
         making: Arc::default(),
     });
+    if begun.outputs.is_empty() && !task.spec.push {
+        say("image: the task has no output `image` and does not push: nothing will be left of what is built");
+    }
     let submission = &begun.submission;
     let rootfs = task.spec.unpack_rootfs;
     let lease = task.spec.lease.as_deref().and_then(parse_duration).unwrap_or(LEASE);
@@ -185,7 +188,10 @@ fn not_made(error: kube::Error) -> anyhow::Error {
             NotMade(format!("{words}: the API server does not take KUBE_TOKEN, or the user of KUBECONFIG; it may have expired"))
                 .into()
         }
-        403 => NotMade(format!("{words}; docs/concourse.md shows how to make an account that may")).into(),
+        403 => NotMade(format!(
+            "{words}; KUBE_NAMESPACE names the namespace to build in, and docs/concourse.md shows how to make an account that may"
+        ))
+        .into(),
         400..500 => NotMade(words).into(),
         0 if words.contains("certificate") => {
             NotMade(format!("{words}: KUBE_CA, or the authority of KUBECONFIG, is not that of the API server")).into()

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use schemars::generate::SchemaSettings;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::api::OciBuildSpec;
 
@@ -40,10 +40,19 @@ pub fn template(
             set(fields, &schema["properties"], variable, name, value)?;
         }
     }
+    as_spec(spec).with_context(|| format!("{TEMPLATE} is not the spec of an OciBuild"))
+}
+
+/// The spec of these fields, and of what a task puts in the place of others.
+fn as_spec(mut spec: Value) -> anyhow::Result<OciBuildSpec> {
+    let fields = spec.as_object_mut().context("it is not a map")?;
     for (field, value) in [("source", Value::Object(Map::new())), ("context", ".".into()), ("imageName", "image".into())] {
         fields.entry(field).or_insert(value);
     }
-    serde_json::from_value(spec).with_context(|| format!("{TEMPLATE} and the variables {FIELD}* are not the spec of an OciBuild"))
+    let mut unknown = Vec::new();
+    let read = serde_ignored::deserialize(spec, |path| unknown.push(path.to_string().replace(".?", "")))?;
+    ensure!(unknown.is_empty(), "there is no field {}; see docs/reference.md", unknown.join(", "));
+    Ok(read)
 }
 
 fn from_text(value: &str, read: impl Fn(&str) -> std::io::Result<String>) -> anyhow::Result<Value> {
@@ -53,6 +62,8 @@ fn from_text(value: &str, read: impl Fn(&str) -> std::io::Result<String>) -> any
         read(value).with_context(|| format!("{TEMPLATE}: {value} is neither YAML nor the path of a file"))?
     };
     let template: Value = serde_saphyr::from_str(&text).with_context(|| format!("{TEMPLATE} is not YAML"))?;
+    let kind = template.get("kind").and_then(Value::as_str).unwrap_or("OciBuild");
+    ensure!(kind == "OciBuild", "{TEMPLATE} is a {kind}, and not an OciBuild");
     Ok(template.get("spec").cloned().unwrap_or(template))
 }
 
@@ -62,17 +73,24 @@ fn set(fields: &mut Map<String, Value>, known: &Value, variable: &str, name: &st
         bail!("{variable} is not read: {words}");
     }
     if let Some(schema) = known.get(&field) {
-        fields.insert(field, parse(schema, variable, text)?);
+        let value = parse(schema, variable, text)?;
+        as_spec(json!({ &field: value })).with_context(|| variable.to_owned())?;
+        fields.insert(field, value);
         return Ok(());
     }
     let below = name.strip_prefix("POD_").map(camel_case);
     let schema = below.as_ref().and_then(|below| pod_fields(known)?.get(below));
     let (Some(below), Some(schema)) = (&below, schema) else {
-        bail!("{variable}: the spec of an OciBuild has no field {field}; see docs/reference.md")
+        match below {
+            Some(below) => bail!("{variable}: the pod of an OciBuild has no field {below}; see docs/reference.md"),
+            None => bail!("{variable}: the spec of an OciBuild has no field {field}; see docs/reference.md"),
+        }
     };
+    let value = parse(schema, variable, text)?;
+    as_spec(json!({ POD: { below: value } })).with_context(|| variable.to_owned())?;
     let pod = fields.entry(POD).or_insert_with(|| Value::Object(Map::new()));
     let pod = pod.as_object_mut().with_context(|| format!("{TEMPLATE}: {POD} is not a map"))?;
-    pod.insert(below.clone(), parse(schema, variable, text)?);
+    pod.insert(below.clone(), value);
     Ok(())
 }
 
@@ -161,9 +179,23 @@ mod tests {
             (("OCIBUILD_TIMOUT", "2h"), "OCIBUILD_TIMOUT: the spec of an OciBuild has no field timout"),
             (("OCIBUILD_CONTEXT", "src"), "OCIBUILD_CONTEXT is not read: write CONTEXT"),
             (("OCIBUILD_SOURCE", "{git: {url: x}}"), "OCIBUILD_SOURCE is not read: the task sends the source itself"),
-            (("OCIBUILD_POD_NODE", "x"), "OCIBUILD_POD_NODE: the spec of an OciBuild has no field podNode"),
+            (("OCIBUILD_POD_NODE", "x"), "OCIBUILD_POD_NODE: the pod of an OciBuild has no field node"),
+            (
+                ("OCIBUILD_POD_RESOURCES", "{limit: {memory: 4Gi}}"),
+                "OCIBUILD_POD_RESOURCES: there is no field pod.resources.limit",
+            ),
+            (("OCIBUILD_POD", "{nodeSelectr: {a: b}}"), "OCIBUILD_POD: there is no field pod.nodeSelectr"),
+            (
+                ("OCIBUILD_REGISTRY_SECRETS", "hub"),
+                "OCIBUILD_REGISTRY_SECRETS: invalid type: string \"hub\", expected a sequence",
+            ),
+            (
+                ("OCIBUILD_TEMPLATE", "buildArgz: {A: b}"),
+                "OCIBUILD_TEMPLATE is not the spec of an OciBuild: there is no field buildArgz",
+            ),
+            (("OCIBUILD_TEMPLATE", "kind: Pod"), "OCIBUILD_TEMPLATE is a Pod, and not an OciBuild"),
             (("OCIBUILD_POD_RESOURCES", "{"), "OCIBUILD_POD_RESOURCES is not YAML"),
-            (("OCIBUILD_RETRIES", "many"), "are not the spec of an OciBuild"),
+            (("OCIBUILD_RETRIES", "many"), "OCIBUILD_RETRIES: invalid type: string \"many\", expected i32"),
             (("OCIBUILD_TEMPLATE", "missing"), "OCIBUILD_TEMPLATE: missing is neither YAML nor the path of a file"),
             (("OCIBUILD_TEMPLATE", "- a: b"), "OCIBUILD_TEMPLATE is not an OciBuild or its spec"),
         ] {

@@ -59,7 +59,7 @@ fn read(file: &Path) -> anyhow::Result<OciBuild> {
         bail!("{} holds no OciBuild", file.display())
     };
     let mut unknown = Vec::new();
-    let mut note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
+    let mut note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string().replace(".?", ""));
     let mut build: OciBuild = serde_ignored::deserialize(document, &mut note)
         .with_context(|| format!("the OciBuild of {} is not valid", file.display()))?;
     // The type itself says these two.

@@ -14,12 +14,24 @@ use proxy::Proxy;
 
 use crate::cluster::{Namespace, run};
 
-const DEVELOPMENT_CLUSTER: &str = "dev/cluster kill kube-apiserver && dev/cluster revive kube-apiserver";
-
-/// `OCIBUILD_RESTART_API_SERVER` names the command; the development cluster has one.
-fn restart_api_server() {
-    let command = std::env::var("OCIBUILD_RESTART_API_SERVER").unwrap_or_else(|_| DEVELOPMENT_CLUSTER.to_owned());
+/// `OCIBUILD_RESTART_API_SERVER` names the command; the development cluster has one, and can be without for some seconds.
+fn restart_api_server(seconds: u32) {
+    let command = std::env::var("OCIBUILD_RESTART_API_SERVER")
+        .unwrap_or_else(|_| format!("dev/cluster kill kube-apiserver && sleep {seconds} && dev/cluster revive kube-apiserver"));
     run("sh", &["-c", &command], b"").ok();
+}
+
+#[test]
+fn a_lease_that_nobody_could_renew_cancels_nobodys_build() {
+    let namespace = Namespace::new("restart-lease");
+    let dockerfile = "FROM busybox:1.37\nRUN echo it-begins; sleep 25\n";
+    let task = Task::new(&namespace, &[("Dockerfile", dockerfile)], &["image"]);
+    let mut running = task.start(&[("OCIBUILD_LEASE", "10s")]);
+    running.until("it-begins");
+    restart_api_server(12);
+    let ended = running.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!(task.names("image"), ["digest", "image.tar"]);
 }
 
 #[test]
@@ -35,13 +47,13 @@ COPY noise /
     task.write_noise("noise", 24);
     let mut running = task.start(&[("OUTPUT_OCI", "true")]);
     running.until_it("the upload", |_| proxy.passed() > 6 << 20);
-    restart_api_server();
+    restart_api_server(0);
     running.until("line-05-of-the-build");
-    restart_api_server();
+    restart_api_server(0);
     running.until("line-40-of-the-build");
     let built = proxy.passed();
     running.until_it("the download", |_| proxy.passed() > built + (6 << 20));
-    restart_api_server();
+    restart_api_server(0);
 
     let ended = running.end();
     assert_eq!(ended.code, Some(0), "{}", ended.log);
