@@ -20,12 +20,15 @@ pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
 }
 
+/// Of an answer that cannot be read kube logs the whole, and so the manifests of all tenants.
+const DEFAULT_FILTER: &str = "info,kube_client::client=error";
+
 impl Telemetry {
     /// Writes logs to stdout, chosen by `RUST_LOG`, and sends traces if an endpoint is named.
     pub fn start() -> anyhow::Result<Self> {
         let is_wanted = ENDPOINTS.iter().any(|name| env::var_os(name).is_some_and(|endpoint| !endpoint.is_empty()));
         let traces = is_wanted.then(exporter).transpose()?.map(provider);
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| DEFAULT_FILTER.into());
         subscriber(io::stdout, filter, traces.as_ref()).init();
         Ok(Self { traces })
     }

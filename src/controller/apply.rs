@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tracing::{Instrument, field::Empty};
 
-use super::watched_pod::WatchedPod;
+use super::{watched_build::WholeBuild, watched_pod::WatchedPod};
 use crate::{
     api::{FailureReason, OciBuild, OciBuildStatus},
     runner::result::BuildFailure,
@@ -105,7 +105,7 @@ impl Writer {
     /// Writes the status, provided that the object is still the one that was read: a decision from a stale cache is refused
     /// with 409 and made anew.
     pub async fn status(&self, build: &OciBuild, status: &OciBuildStatus) -> Result<OciBuild, kube::Error> {
-        let api: Api<OciBuild> = Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
+        let api: Api<WholeBuild> = Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
         let patch = json!({
             "apiVersion": "ocibuild.dev/v1alpha1",
             "kind": "OciBuild",
@@ -113,7 +113,7 @@ impl Writer {
             "status": status,
         });
         let (name, parameters, patch) = (build.name_any(), PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(patch));
-        self.write("patch", "status", &name, api.patch_status(&name, &parameters, &patch)).await
+        self.write("patch", "status", &name, api.patch_status(&name, &parameters, &patch)).await.map(OciBuild::from)
     }
 
     /// Makes a pod. Its name is that of the attempt, so two controllers at once still make one.

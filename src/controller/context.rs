@@ -20,13 +20,16 @@ use super::{
     metrics::Metrics,
     progress::ProgressReader,
     turns::Turns,
-    watched_build::{WatchedBuild, is_large},
+    watched_build::{WatchedBuild, WholeBuild, is_large},
     watched_pod::WatchedPod,
 };
 use crate::{
     api::{OciBuild, RENEWED_ANNOTATION},
     plan::{OperatorConfig, pod::BUILD_LABEL},
 };
+
+/// Pods of an answer; whoever may make pods may make many, and large ones.
+const PAGE: u32 = 20;
 
 /// What every reconcile needs.
 pub struct Context {
@@ -111,15 +114,24 @@ impl Context {
 
     /// A build as it is now, if it is still there.
     pub(super) async fn get(&self, build: &WatchedBuild) -> Result<Option<OciBuild>, kube::Error> {
-        let api: Api<OciBuild> = Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
-        let found = api.get_opt(&build.name_any()).await?;
+        let api: Api<WholeBuild> = Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
+        let found = api.get_opt(&build.name_any()).await?.map(OciBuild::from);
         Ok(found.filter(|found| found.uid() == build.uid()))
     }
 
     /// The pods of a build as they are now.
     pub(super) async fn list_pods(&self, namespace: &str, build: &str) -> Result<Vec<WatchedPod>, kube::Error> {
         let api: Api<WatchedPod> = Api::namespaced(self.client.clone(), namespace);
-        Ok(api.list(&ListParams::default().labels(&format!("{BUILD_LABEL}={build}"))).await?.items)
+        let mut page = ListParams::default().labels(&format!("{BUILD_LABEL}={build}")).limit(PAGE);
+        let mut pods = Vec::new();
+        loop {
+            let listed = api.list(&page).await?;
+            pods.extend(listed.items);
+            match listed.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = page.continue_token(&token),
+                None => return Ok(pods),
+            }
+        }
     }
 
     /// A pod as it is now, if it is there.

@@ -17,6 +17,7 @@ pub mod summarise;
 mod turns;
 mod watch;
 mod watched_build;
+mod watched_metadata;
 pub mod watched_pod;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};

@@ -5,24 +5,23 @@
 use std::io::{self, Write};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::{Resource, core::DeserializeGuard};
+use kube::Resource;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use super::lifecycle::{Recorded, Wanted};
-use crate::{
-    api::{CANCEL_ANNOTATION, OciBuild, OciBuildSpec, OciBuildStatus, Phase, REBUILD_ANNOTATION},
-    plan::KUEUE_PREFIX,
+use super::{
+    lifecycle::{Recorded, Wanted},
+    watched_metadata::WatchedMetadata,
 };
+use crate::api::{CANCEL_ANNOTATION, OciBuild, OciBuildSpec, OciBuildStatus, Phase, REBUILD_ANNOTATION};
 
 /// Bytes of a spec, as JSON, that are kept.
 const SPEC_LIMIT: usize = 16 * 1024;
-/// Annotations that say something to the operator.
-const OWN_ANNOTATIONS: &str = "ocibuild.dev/";
 
 /// A build, as far as it is needed.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = "OciBuild")]
-#[serde(from = "DeserializeGuard<OciBuild>")]
+#[serde(from = "Answer")]
 pub struct WatchedBuild {
     metadata: ObjectMeta,
     content: Content,
@@ -112,29 +111,62 @@ impl WatchedBuild {
     }
 }
 
-impl From<DeserializeGuard<OciBuild>> for WatchedBuild {
-    fn from(guard: DeserializeGuard<OciBuild>) -> Self {
-        let mut build = match guard.0 {
-            Ok(build) => build,
-            Err(invalid) => {
-                let metadata = ObjectMeta { managed_fields: None, ..invalid.metadata };
-                return Self { metadata, content: Content::Unreadable(invalid.error) };
-            }
+/// What the API server sends of a build. Spec and status are read one by one: what cannot be read is the fault of one object, and
+/// no reason not to read the others of a list.
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    metadata: WatchedMetadata,
+    #[serde(default)]
+    spec: Option<Box<RawValue>>,
+    #[serde(default)]
+    status: Option<Box<RawValue>>,
+}
+
+/// A build with all that is read of it, large or not.
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = "OciBuild")]
+#[serde(try_from = "Answer")]
+pub struct WholeBuild {
+    metadata: ObjectMeta,
+    spec: OciBuildSpec,
+    status: Option<OciBuildStatus>,
+}
+
+impl TryFrom<Answer> for WholeBuild {
+    type Error = serde_json::Error;
+
+    fn try_from(answer: Answer) -> Result<Self, Self::Error> {
+        let (spec, status) = read(answer.spec.as_deref(), answer.status.as_deref())?;
+        Ok(Self { metadata: answer.metadata.into(), spec, status })
+    }
+}
+
+impl From<WholeBuild> for OciBuild {
+    fn from(WholeBuild { metadata, spec, status }: WholeBuild) -> Self {
+        Self { metadata, spec, status }
+    }
+}
+
+fn read(spec: Option<&RawValue>, status: Option<&RawValue>) -> Result<(OciBuildSpec, Option<OciBuildStatus>), serde_json::Error> {
+    let spec = serde_json::from_str(spec.map_or("null", RawValue::get))?;
+    Ok((spec, status.map(|status| serde_json::from_str(status.get())).transpose()?))
+}
+
+impl From<Answer> for WatchedBuild {
+    fn from(answer: Answer) -> Self {
+        let metadata = ObjectMeta::from(answer.metadata);
+        let build = match read(answer.spec.as_deref(), answer.status.as_deref()) {
+            Ok((spec, status)) => OciBuild { metadata, spec, status },
+            Err(error) => return Self { metadata, content: Content::Unreadable(error.to_string()) },
         };
-        build.metadata.managed_fields = None;
         let is_ended = Recorded::of(&build).is_settled(&Wanted::of(&build));
         let OciBuild { mut metadata, spec, status } = build;
-        if let Some(annotations) = &mut metadata.annotations {
-            annotations.retain(|name, _| match name.as_str() {
-                REBUILD_ANNOTATION | CANCEL_ANNOTATION => true,
-                name => name.starts_with(OWN_ANNOTATIONS) && !is_ended,
-            });
-        }
-        if let Some(labels) = &mut metadata.labels {
-            labels.retain(|name, _| name.starts_with(KUEUE_PREFIX));
-        }
         match status {
             Some(status) if is_ended => {
+                if let Some(annotations) = &mut metadata.annotations {
+                    annotations.retain(|name, _| [REBUILD_ANNOTATION, CANCEL_ANNOTATION].contains(&name.as_str()));
+                }
                 metadata.labels = None;
                 let ended = Ended {
                     ttl: spec.ttl_after_finished,
@@ -182,7 +214,7 @@ mod tests {
     use crate::api::OciBuild;
 
     fn build(phase: &str, generation: i64, rebuild: Option<&str>) -> Value {
-        let annotations = rebuild.map_or_else(|| json!({}), |rebuild| json!({ "ocibuild.dev/rebuild": rebuild }));
+        let annotations = rebuild.map(|rebuild| json!({ "ocibuild.dev/rebuild": rebuild }));
         json!({
             "apiVersion": "ocibuild.dev/v1alpha1", "kind": "OciBuild",
             "metadata": {
@@ -229,11 +261,25 @@ mod tests {
     }
 
     #[test]
+    fn a_list_can_be_read_whatever_is_in_one_of_its_objects() {
+        let mut deep = build("Running", 2, None).to_string();
+        let nested = "[".repeat(300) + &"]".repeat(300);
+        deep = deep.replace("\"uid\":\"u\"", &format!("\"uid\":\"u\",\"managedFields\":[{{\"fieldsV1\":{nested}}}]"));
+        let unreadable = build("Running", 2, None).to_string().replace("\"1h\"", &nested);
+        let list = format!("{{\"apiVersion\":\"v1\",\"kind\":\"List\",\"metadata\":{{}},\"items\":[{deep},{unreadable}]}}");
+        let list: kube::core::ObjectList<WatchedBuild> = serde_json::from_str(&list).unwrap();
+        assert_eq!(list.items.iter().map(WatchedBuild::is_readable).collect::<Vec<_>>(), [true, false]);
+        let event: kube::core::WatchEvent<WatchedBuild> =
+            serde_json::from_str(&format!("{{\"type\":\"ADDED\",\"object\":{deep}}}")).unwrap();
+        assert!(matches!(event, kube::core::WatchEvent::Added(build) if build.is_readable()));
+    }
+
+    #[test]
     fn an_object_that_cannot_be_read_says_why() {
         let mut unreadable = build("Running", 2, None);
         unreadable["spec"]["context"] = json!(7);
         let watched: WatchedBuild = serde_json::from_value(unreadable).unwrap();
         assert!(!watched.is_readable());
-        assert_eq!(watched.kept(), Kept::Unreadable("Invalid type integer `7`. Expected a string"));
+        assert_eq!(watched.kept(), Kept::Unreadable("invalid type: integer `7`, expected a string at line 1 column 12"));
     }
 }

@@ -8,6 +8,7 @@ use k8s_openapi::{
 use kube::Resource;
 use serde::{Deserialize, de::IgnoredAny};
 
+use super::watched_metadata::WatchedMetadata;
 use crate::plan::{layout, pod::ISOLATION_ANNOTATION};
 
 /// A pod, as far as it is read.
@@ -128,7 +129,7 @@ impl WatchedPod {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Answer {
-    metadata: ObjectMeta,
+    metadata: WatchedMetadata,
     spec: Spec,
     status: Status,
 }
@@ -168,7 +169,8 @@ struct AnsweredContainer {
 }
 
 impl From<Answer> for WatchedPod {
-    fn from(Answer { mut metadata, spec, status }: Answer) -> Self {
+    fn from(Answer { metadata, spec, status }: Answer) -> Self {
+        let mut metadata = ObjectMeta::from(metadata);
         let isolation = metadata.annotations.as_mut().and_then(|annotations| annotations.remove(ISOLATION_ANNOTATION));
         let daemon = spec.init_containers.into_iter().find(|container| container.name == layout::DAEMON_CONTAINER);
         let limits = daemon.and_then(|daemon| daemon.resources).and_then(|resources| resources.limits);
@@ -176,7 +178,6 @@ impl From<Answer> for WatchedPod {
             let status = statuses.into_iter().find(|container| container.name == name)?;
             Some(Container { name, state: status.state, last_state: status.last_state })
         };
-        metadata.owner_references.iter_mut().for_each(Vec::shrink_to_fit);
         let build = container(status.container_statuses, layout::BUILD_CONTAINER);
         let has_ended = build.as_ref().is_some_and(|build| build.state.terminated().is_some());
         let is_read = |condition: &PodCondition| match condition.type_.as_str() {
@@ -185,7 +186,7 @@ impl From<Answer> for WatchedPod {
             _ => false,
         };
         Self {
-            metadata: ObjectMeta { managed_fields: None, labels: None, annotations: None, ..metadata },
+            metadata: ObjectMeta { labels: None, annotations: None, ..metadata },
             node: spec.node_name,
             isolation,
             memory_limit: limits.and_then(|mut limits| limits.remove("memory")).map(|limit| limit.0),

@@ -114,7 +114,7 @@ fn damaged(text: impl Strategy<Value = String>) -> impl Strategy<Value = String>
 
 fn pod(message: &str, more: &Value) -> WatchedPod {
     let mut pod = json!({
-        "metadata": { "name": "b-g1-a1", "ownerReferences": [{ "apiVersion": "v1", "kind": "OciBuild", "name": "b", "uid": "u" }] },
+        "metadata": { "name": "b-g1-a1", "ownerReferences": [{ "apiVersion": "v1", "kind": "OciBuild", "name": "b", "uid": "u", "controller": true }] },
         "status": {
             "phase": more["phase"],
             "conditions": [{ "type": more["condition"], "status": "True", "reason": more["text"], "message": more["text"] }],

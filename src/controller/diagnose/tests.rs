@@ -15,7 +15,7 @@ fn pod(status: &Value) -> WatchedPod {
             "name": "app-g1-a1",
             "labels": { "ocibuild.dev/build": "app" },
             "creationTimestamp": "2026-01-01T00:00:00Z",
-            "ownerReferences": [{ "apiVersion": "ocibuild.dev/v1alpha1", "kind": "OciBuild", "name": "app", "uid": "owner" }],
+            "ownerReferences": [{ "apiVersion": "ocibuild.dev/v1alpha1", "kind": "OciBuild", "name": "app", "uid": "owner", "controller": true }],
         },
         "status": status,
     }))
