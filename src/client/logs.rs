@@ -1,10 +1,6 @@
 //! The build's own lines as they come, each once, over broken connections.
 
-use std::{
-    convert::Infallible,
-    io::{self, Write},
-    time::Duration,
-};
+use std::{convert::Infallible, time::Duration};
 
 use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::{
@@ -23,32 +19,34 @@ const QUIET: Duration = Duration::from_mins(1);
 const REST: Duration = Duration::from_secs(5);
 
 /// The log of a pod's build. Lines carry the kubelet's time, by which those that were printed already are known.
-pub struct Log<'a> {
+pub struct Log<'a, Print> {
     pods: &'a Api<Pod>,
     pod: &'a str,
+    print: Print,
     last: Option<Timestamp>,
 }
 
-impl<'a> Log<'a> {
-    /// The log of a pod, of which nothing was printed yet.
-    pub fn new(pods: &'a Api<Pod>, pod: &'a str) -> Self {
-        Self { pods, pod, last: None }
+impl<'a, Print: AsyncFn(String)> Log<'a, Print> {
+    /// The log of a pod, of which nothing was printed yet. `print` takes a line when it can; one that is dropped before has not
+    /// printed it.
+    pub fn new(pods: &'a Api<Pod>, pod: &'a str, print: Print) -> Self {
+        Self { pods, pod, print, last: None }
     }
 
     /// Prints lines as they come, for as long as it is polled.
     pub async fn follow(&mut self) -> Infallible {
         loop {
-            let _ = self.print(true).await;
+            let _ = self.read(true).await;
             tokio::time::sleep(PAUSE).await;
         }
     }
 
     /// Prints what was written and not printed yet.
     pub async fn rest(&mut self) {
-        let _ = timeout(REST, self.print(false)).await;
+        let _ = timeout(REST, self.read(false)).await;
     }
 
-    async fn print(&mut self, follow: bool) -> Result<(), kube::Error> {
+    async fn read(&mut self, follow: bool) -> Result<(), kube::Error> {
         let parameters = LogParams {
             container: Some(layout::BUILD_CONTAINER.to_owned()),
             follow,
@@ -67,9 +65,9 @@ impl<'a> Log<'a> {
             if !is_new {
                 continue;
             }
+            (self.print)(text.to_owned()).await;
+            // Not before: whoever stops following while a line waits to be printed gets it with the rest.
             self.last = time.or(self.last);
-            // A reader that is gone is no reason to end the build.
-            let _ = writeln!(io::stdout().lock(), "{text}");
         }
         Ok(())
     }

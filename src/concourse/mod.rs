@@ -5,14 +5,13 @@ pub mod build;
 mod outputs;
 mod parameter_file;
 pub mod params;
+mod printer;
 mod session;
 pub mod summary;
 pub mod task;
 pub mod template;
 
-use std::io::Write;
-
-/// A plain line: a task's terminal is wide, and nobody sees its cursor.
+/// A plain line: a task's terminal is wide, and nobody sees its cursor. Never waits for whoever reads it.
 fn say(line: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
+    printer::PRINTER.say(line);
 }

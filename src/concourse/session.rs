@@ -7,6 +7,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     outputs::Outputs,
+    printer::PRINTER,
     say,
     summary::{self, Spans},
 };
@@ -74,7 +75,7 @@ impl Session<'_> {
     /// Serves the pod of one attempt and prints its log, until it has ended or its files are here.
     async fn attempt(&self, pod: &str, seen: &mut watch::Receiver<Seen>) -> anyhow::Result<Result<Served, TransferError>> {
         let mut transfer = Transfer::new(self.submission.pods().clone(), pod.to_owned(), self.submission.token());
-        let mut log = Log::new(self.submission.pods(), pod);
+        let mut log = Log::new(self.submission.pods(), pod, |line: String| PRINTER.log(line));
         let served = {
             let (mut serving, following) = (Box::pin(self.serve(&mut transfer)), log.follow());
             tokio::select! {

@@ -21,6 +21,7 @@ use super::{
     outputs::Outputs,
     parameter_file,
     params::TaskParameters,
+    printer::PRINTER,
     say,
     session::Session,
     summary,
@@ -37,6 +38,9 @@ use crate::{
 
 /// Concourse kills a task 10 s after it told it to stop.
 const LAST_WORDS: Duration = Duration::from_secs(6);
+/// How long the last lines may take to be read, after that; and where nobody told it to stop.
+const LAST_LINES: Duration = Duration::from_secs(2);
+const READER: Duration = Duration::from_mins(10);
 /// A lease that cannot be read is refused by the API server; until then it counts as this.
 const LEASE: Duration = Duration::from_mins(1);
 /// Exit code of a process that SIGTERM ended.
@@ -55,6 +59,7 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         _ = interrupt.recv() => None,
     };
     let begun = begun.get();
+    let mut patience = READER;
     let code = match ended {
         None => {
             let words = match begun {
@@ -62,6 +67,7 @@ pub async fn run() -> anyhow::Result<ExitCode> {
                 None => "nothing was begun".to_owned(),
             };
             say(&format!("told to stop: {words}"));
+            patience = LAST_LINES;
             TERMINATED
         }
         Some(Ok(true)) => {
@@ -73,13 +79,18 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         }
         Some(Ok(false)) => 1,
         Some(Err(error)) => {
-            eprintln!("error: {error:#}");
+            PRINTER.error(&format!("error: {error:#}"));
             if let Some(begun) = begun.filter(|_| !error.is::<NotMade>()) {
                 say(&format!("the build {}: {}", begun.submission.name(), begun.take_back().await));
             }
             1
         }
     };
+    tokio::select! {
+        () = PRINTER.flush(patience) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
     // Not by a return: that would wait for what is still being packed or unpacked.
     std::process::exit(code.into());
 }
