@@ -3,9 +3,9 @@
 
 use std::{
     collections::HashSet,
-    fs::File,
+    fs::{File, Metadata},
     io::{self, BufWriter, Read, Write},
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Component, Path, PathBuf},
 };
 
@@ -17,6 +17,8 @@ use super::ignore::{IgnorePatterns, InvalidPattern, MOST_BYTES};
 /// Level of zstd: quicker than any network that leads to a cluster, and a third of the bytes of a source tree.
 const LEVEL: i32 = 1;
 const BUFFER: usize = 1 << 17;
+/// Bytes of a block as `stat` counts them.
+const BLOCK: u64 = 512;
 
 /// Which files a build can use. Paths are relative to the folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,6 +72,12 @@ pub enum PackError {
         /// Why.
         error: io::Error,
     },
+    /// A file that has another length than it had when its turn came.
+    #[error("{path}: its length changed while it was packed; let the inputs be while the task runs")]
+    Changed {
+        /// The file.
+        path: String,
+    },
     /// The archive cannot be written.
     #[error("the archive of the source cannot be written to TMPDIR: {0}")]
     Write(io::Error),
@@ -97,7 +105,7 @@ pub fn pack(folder: &Path, selection: &Selection, to: impl Write) -> Result<Arch
             zstd::Encoder::new(Counted::new(BufWriter::with_capacity(BUFFER, to)), LEVEL).map_err(PackError::Write)?,
         ),
         seen: HashSet::new(),
-        left_out: 0,
+        left_out: HashSet::new(),
     };
     packer.builder.follow_symlinks(false);
     let (context, dockerfile) = context_and_dockerfile(folder, selection)?;
@@ -157,7 +165,12 @@ fn ignore_patterns(folder: &Path, context: &Path, dockerfile: &Path) -> Result<I
     for path in candidates {
         let shown = || path.display().to_string();
         let mut text = Vec::new();
-        match File::open(folder.join(&path)) {
+        let full = folder.join(&path);
+        // Whoever opens a pipe waits until somebody writes to it.
+        if !full.is_file() {
+            continue;
+        }
+        match File::open(full) {
             Ok(file) => file.take(MOST_BYTES).read_to_end(&mut text).map_err(|error| PackError::Read { path: shown(), error })?,
             Err(_) => continue,
         };
@@ -171,7 +184,7 @@ struct Packer<'a, W: Write> {
     folder: &'a Path,
     builder: tar::Builder<zstd::Encoder<'static, Counted<W>>>,
     seen: HashSet<PathBuf>,
-    left_out: u64,
+    left_out: HashSet<PathBuf>,
 }
 
 impl<W: Write> Packer<'_, W> {
@@ -245,22 +258,58 @@ impl<W: Write> Packer<'_, W> {
         }
         let kind = full.symlink_metadata().map_err(|error| not_appended(path, error))?.file_type();
         if !kind.is_file() && !kind.is_dir() && !kind.is_symlink() {
-            self.left_out += 1;
+            self.left_out.insert(path.to_owned());
             return Ok(());
         }
-        self.builder.append_path_with_name(&full, path).map_err(|error| not_appended(path, error))?;
+        if kind.is_file() {
+            let file = File::open(&full).map_err(|error| not_appended(path, error))?;
+            append_open(&mut self.builder, path, file)?;
+        } else {
+            self.builder.append_path_with_name(&full, path).map_err(|error| not_appended(path, error))?;
+        }
         self.seen.insert(path.to_owned());
         Ok(())
     }
 
     fn finish(self) -> Result<Archive, PackError> {
-        let entries = self.seen.len() as u64;
+        let (entries, left_out) = (self.seen.len() as u64, self.left_out.len() as u64);
         let encoder = self.builder.into_inner().map_err(PackError::Write)?;
         let mut counted = encoder.finish().map_err(PackError::Write)?;
         counted.flush().map_err(PackError::Write)?;
         let sha256 = hex::encode(counted.hash.finalize());
-        Ok(Archive { size: counted.size, sha256, entries, left_out: self.left_out })
+        Ok(Archive { size: counted.size, sha256, entries, left_out })
     }
+}
+
+/// A file that has fewer blocks than its length needs may have holes, which the tar crate knows how to leave out.
+fn append_open<W: Write>(builder: &mut tar::Builder<W>, path: &Path, mut file: File) -> Result<(), PackError> {
+    let unread = |error| not_appended(path, error);
+    let metadata = file.metadata().map_err(unread)?;
+    if metadata.blocks() * BLOCK >= metadata.len() {
+        return append_file(builder, path, &metadata, file);
+    }
+    builder.append_file(path, &mut file).map_err(unread)?;
+    // The tar crate reads up to the end, wherever that has come to be.
+    if file.metadata().map_err(unread)?.len() == metadata.len() { Ok(()) } else { Err(changed(path)) }
+}
+
+/// A file with the length that its metadata tells: what has been written to it since then would be taken for the next entry.
+fn append_file<W: Write>(
+    builder: &mut tar::Builder<W>,
+    path: &Path,
+    metadata: &Metadata,
+    content: impl Read,
+) -> Result<(), PackError> {
+    let mut header = tar::Header::new_gnu();
+    header.set_metadata(metadata);
+    let mut content = content.take(metadata.len());
+    builder.append_data(&mut header, path, &mut content).map_err(|error| not_appended(path, error))?;
+    // A shorter one would swallow the entry behind it.
+    if content.limit() == 0 { Ok(()) } else { Err(changed(path)) }
+}
+
+fn changed(path: &Path) -> PackError {
+    PackError::Changed { path: path.display().to_string() }
 }
 
 fn not_appended(path: &Path, error: io::Error) -> PackError {
@@ -303,12 +352,12 @@ mod tests {
         fs::{self, File},
         os::unix::{
             ffi::OsStringExt,
-            fs::{PermissionsExt, symlink},
+            fs::{MetadataExt, PermissionsExt, symlink},
         },
         path::Path,
     };
 
-    use super::{Archive, PackError, Selection, pack};
+    use super::{Archive, PackError, Selection, append_file, append_open, pack};
     use crate::runner::unpack::unpack;
 
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -425,6 +474,67 @@ mod tests {
             seen += 1;
         }
         assert_eq!(seen, 6);
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
+        let folder = tree(&[("Dockerfile", ""), ("kept", "")]);
+        for name in [".dockerignore", "Dockerfile.dockerignore"] {
+            assert!(std::process::Command::new("mkfifo").arg(folder.path().join(name)).status().unwrap().success());
+        }
+        let (archive, mut names) = packed(folder.path(), &selection(".", None, &[".dockerignore"])).unwrap();
+        names.sort();
+        assert_eq!((names, archive.left_out), (vec!["Dockerfile".to_owned(), "kept".to_owned()], 2));
+    }
+
+    #[test]
+    fn a_file_that_grows_is_packed_with_its_length_and_one_that_shrinks_is_named() {
+        let folder = tree(&[("log", "four")]);
+        let path = folder.path().join("log");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o4751)).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        let mut builder = tar::Builder::new(Vec::new());
+        append_file(&mut builder, Path::new("grown"), &metadata, &b"four and more"[..]).unwrap();
+        let error = append_file(&mut tar::Builder::new(Vec::new()), Path::new("a/shrunk"), &metadata, &b"fo"[..]).unwrap_err();
+        assert!(error.to_string().starts_with("a/shrunk: its length changed"), "{error}");
+        append_open(&mut builder, Path::new("open"), File::open(&path).unwrap()).unwrap();
+        // What the tar crate makes of it.
+        builder.append_path_with_name(&path, "tars").unwrap();
+        let bytes = builder.into_inner().unwrap();
+        let mut names = Vec::new();
+        for entry in tar::Archive::new(bytes.as_slice()).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let header = entry.header().clone();
+            assert_eq!(header.mode().unwrap() & 0o7777, 0o4751);
+            assert_eq!(header.mtime().unwrap(), metadata.mtime().unsigned_abs());
+            assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (metadata.uid().into(), metadata.gid().into()));
+            names.push(entry.path().unwrap().display().to_string());
+            assert_eq!(std::io::read_to_string(&mut entry).unwrap(), "four");
+        }
+        assert_eq!(names, ["grown", "open", "tars"]);
+        let header_of = |name: &str| {
+            let mut header = tar::Archive::new(bytes.as_slice())
+                .entries()
+                .unwrap()
+                .map(|entry| entry.unwrap().header().clone())
+                .find(|header| *header.path_bytes() == *name.as_bytes())
+                .unwrap();
+            header.set_path("same").unwrap();
+            header.set_cksum();
+            header.as_bytes().to_vec()
+        };
+        assert!(header_of("open") == header_of("tars"), "the same header");
+    }
+
+    #[test]
+    fn holes_are_left_out() {
+        let folder = tree(&[("Dockerfile", "")]);
+        File::create(folder.path().join("sparse")).unwrap().set_len(64 << 20).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        pack(folder.path(), &selection(".", None, &[]), file.reopen().unwrap()).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        unpack(file.path(), root.path()).unwrap();
+        assert_eq!(fs::metadata(root.path().join("sparse")).unwrap().len(), 64 << 20);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
     runner::{
         image_tar::ImageTar,
         oci_layout,
-        output::{DIGEST, LAYOUT, METADATA, ROOTFS, TAR, TARGETS, remove},
+        output::{DIGEST, LAYOUT, METADATA, ROOTFS, TAR, TARGETS, is_of_a_build, remove},
         result::{BuiltImage, WrittenTar},
     },
 };
@@ -74,14 +74,20 @@ impl Outputs {
     /// Takes away what the task has written, and what an earlier run left: a task that failed leaves no image.
     pub fn clear(&self) {
         for folder in self.main.iter().chain(self.targets.values()) {
-            for path in [TAR, DIGEST, METADATA, LAYOUT, ROOTFS].map(|name| folder.join(name)) {
-                for path in [partial_name(&path), path] {
-                    for _ in 0..SWEEPS {
-                        let Ok(found) = path.symlink_metadata() else { break };
-                        let removed = if found.is_dir() { remove(&path) } else { fs::remove_file(&path) };
-                        if removed.is_err() {
-                            std::thread::sleep(Duration::from_millis(10));
-                        }
+            let is_ours = |name: &&str| match *name {
+                LAYOUT | ROOTFS => is_of_a_build(folder, name),
+                METADATA => is_of_a_build(folder, ROOTFS),
+                _ => true,
+            };
+            let names = [TAR, DIGEST, LAYOUT, METADATA, ROOTFS];
+            let ours: Vec<&str> = names.into_iter().filter(is_ours).collect();
+            let partial = names.into_iter().map(|name| partial_name(&folder.join(name)));
+            for path in partial.chain(ours.into_iter().map(|name| folder.join(name))) {
+                for _ in 0..SWEEPS {
+                    let Ok(found) = path.symlink_metadata() else { break };
+                    let removed = if found.is_dir() { remove(&path) } else { fs::remove_file(&path) };
+                    if removed.is_err() {
+                        std::thread::sleep(Duration::from_millis(10));
                     }
                 }
             }
@@ -117,4 +123,33 @@ async fn fetch(
     }
     let of_task = files.config_digest.filter(|_| tar.format == OutputFormat::Docker).unwrap_or(files.digest);
     fs::write(folder.join(DIGEST), of_task.as_str()).map_err(here)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::Outputs;
+
+    fn left(files: &[&str]) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = folder.path().join("image").join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        Outputs::find(folder.path(), &[]).clear();
+        let entries = fs::read_dir(folder.path().join("image")).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_a_build_left_is_taken_away_and_a_folder_of_somebody_elses_is_not() {
+        let of_a_build = ["image.tar", "digest", "metadata.json", "rootfs/bin/sh", "image/oci-layout", ".image.tar.partial"];
+        assert_eq!(left(&of_a_build), [""; 0]);
+        assert_eq!(left(&["Dockerfile", "rootfs/mine", "image/logo.png"]), ["Dockerfile", "image", "rootfs"]);
+        assert_eq!(left(&["metadata.json", "image.tar"]), ["metadata.json"]);
+    }
 }

@@ -181,7 +181,7 @@ fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Whether a folder was made by a build: an OCI layout says so itself, `rootfs` by the file that is written with it.
-fn is_of_a_build(folder: &Path, name: &str) -> bool {
+pub fn is_of_a_build(folder: &Path, name: &str) -> bool {
     let is_folder = folder.join(name).symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
     is_folder && if name == LAYOUT { folder.join(name).join("oci-layout").is_file() } else { folder.join(METADATA).is_file() }
 }

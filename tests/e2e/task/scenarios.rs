@@ -176,7 +176,7 @@ fn the_root_file_system_lies_beside_the_tar() {
     let namespace = Namespace::new("task-rootfs");
     let dockerfile = "FROM busybox:1.37
 RUN echo lower | tee /kept /gone && echo script > /tool && chmod 4751 /tool && ln -s /etc/passwd /link && mkdir -m 1777 /shared
-RUN rm /gone && echo second > /file
+RUN rm /gone && echo second > /file && echo x > /shadow && chmod 000 /shadow && mkdir /blind && echo y > /blind/file && chmod 300 /blind
 USER banana
 ENV PATH=/darkness
 ENV BA=nana
@@ -188,6 +188,8 @@ ENV BA=nana
     assert!(!task.path("image/rootfs/gone").exists());
     assert_eq!(fs::read_link(task.path("image/rootfs/link")).unwrap().to_str(), Some("/etc/passwd"));
     let stat = |path: &str| run("stat", &["-c", "%a %u %g", task.path(path).to_str().unwrap()], b"").ok();
+    assert_eq!((stat("image/rootfs/shadow"), stat("image/rootfs/blind")), ("0 0 0\n".to_owned(), "300 0 0\n".to_owned()));
+    assert!(task.path("image/rootfs/blind/file").exists());
     assert_eq!((stat("image/rootfs/tool"), stat("image/rootfs/shared")), ("4751 0 0\n".to_owned(), "1777 0 0\n".to_owned()));
 }
 
