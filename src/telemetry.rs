@@ -20,15 +20,23 @@ pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
 }
 
-/// Of an answer that cannot be read kube logs the whole, and so the manifests of all tenants.
-const DEFAULT_FILTER: &str = "info,kube_client::client=error";
+/// What is logged, unless somebody asks for kube's own words: of an answer that it cannot read it logs the whole, and so the
+/// manifests of all tenants.
+fn filter(wanted: &str) -> String {
+    match wanted {
+        "" => "info,kube_client::client=error".to_owned(),
+        wanted if wanted.contains("kube_client") => wanted.to_owned(),
+        wanted => format!("{wanted},kube_client::client=error"),
+    }
+}
 
 impl Telemetry {
     /// Writes logs to stdout, chosen by `RUST_LOG`, and sends traces if an endpoint is named.
     pub fn start() -> anyhow::Result<Self> {
         let is_wanted = ENDPOINTS.iter().any(|name| env::var_os(name).is_some_and(|endpoint| !endpoint.is_empty()));
         let traces = is_wanted.then(exporter).transpose()?.map(provider);
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| DEFAULT_FILTER.into());
+        let wanted = env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+        let filter = EnvFilter::try_new(filter(&wanted)).unwrap_or_else(|_| filter("").into());
         subscriber(io::stdout, filter, traces.as_ref()).init();
         Ok(Self { traces })
     }

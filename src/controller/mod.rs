@@ -28,8 +28,8 @@ use kube::{Api, Client, Config, api::ListParams, runtime::events::Reporter};
 use kube_lease_manager::LeaseManagerBuilder;
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch::Receiver};
 
-use self::{events::Publisher, metrics::Metrics, server::Readiness, turns::Turns};
-use crate::{api::OciBuild, plan::OperatorConfig};
+use self::{events::Publisher, metrics::Metrics, server::Readiness, turns::Turns, watched_build::WatchedBuild};
+use crate::plan::OperatorConfig;
 
 /// Name of the Lease and of the reporter of events.
 const CONTROLLER: &str = "ocibuild-controller";
@@ -146,12 +146,12 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 
 /// An operator that was installed before its CRD waits instead of crashing.
 async fn wait_for_crd(client: &Client, config: &OperatorConfig, readiness: &Readiness) {
-    let api: Api<OciBuild> = match config.watch_namespaces.first() {
+    let api: Api<WatchedBuild> = match config.watch_namespaces.first() {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
     loop {
-        let listed = tokio::time::timeout(Duration::from_secs(10), api.list_metadata(&ListParams::default().limit(1))).await;
+        let listed = tokio::time::timeout(Duration::from_secs(10), api.list(&ListParams::default().limit(1))).await;
         let what = match listed {
             Ok(Ok(_)) => return,
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {

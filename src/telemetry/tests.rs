@@ -124,3 +124,15 @@ async fn a_line_of_the_log_has_the_fields_of_the_spans_around_it() {
     assert_eq!((&spans[0]["build"], &spans[0]["namespace"], &spans[0]["generation"]), (&"app".into(), &"team".into(), &3.into()));
     assert_eq!(spans[1]["object"], "app-g3-a1");
 }
+
+#[test]
+fn the_manifests_of_all_tenants_are_logged_only_for_who_asks_for_it() {
+    for (wanted, expected) in [
+        ("", "info,kube_client::client=error"),
+        ("debug", "debug,kube_client::client=error"),
+        ("info,kube_client=debug", "info,kube_client=debug"),
+    ] {
+        assert_eq!(filter(wanted), expected);
+        EnvFilter::try_new(filter(wanted)).unwrap();
+    }
+}
