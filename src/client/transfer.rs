@@ -40,7 +40,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// How soon, and later how often, a pod is asked that does not answer yet.
 const KNOCKS: (Duration, Duration) = (Duration::from_millis(60), Duration::from_secs(1));
 /// Connections that bring one file, and the bytes of each question.
-const STREAMS: u64 = 2;
+const STREAMS: u64 = 3;
 const PIECE: u64 = 16 << 20;
 
 /// Why a transfer failed.
