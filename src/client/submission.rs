@@ -35,6 +35,8 @@ const CALL: Duration = Duration::from_secs(20);
 const AWAY: Duration = Duration::from_secs(30);
 /// How long an API server that has just started may refuse whom it knows.
 pub(super) const FORBIDDEN: Duration = Duration::from_secs(20);
+/// A watch that is tried again fails sooner than this, if it fails again.
+const LULL: Duration = Duration::from_mins(2);
 /// After so long without an answer the operator has given the build up too.
 const SILENT: Duration = Duration::from_mins(5);
 
@@ -198,7 +200,7 @@ impl Submission {
         let mut events = watcher::watch_object(self.builds.clone(), &self.name).default_backoff().boxed();
         let name = self.name.clone();
         tokio::spawn(async move {
-            let (mut was_there, mut blind) = (false, None);
+            let (mut was_there, mut blind): (bool, Option<Blind>) = (false, None);
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
@@ -214,8 +216,9 @@ impl Submission {
                     }
                     Some(Ok(None)) => {}
                     Some(Err(error)) => {
-                        let since: &mut Instant = blind.get_or_insert_with(Instant::now);
-                        if let Some(lost) = given_up(error, since.elapsed()) {
+                        let failing = Blind::again(blind, is_refusal(&error));
+                        blind = Some(failing);
+                        if let Some(lost) = given_up(error, failing.since.elapsed()) {
                             sender.send_replace(Seen::Lost(lost));
                         }
                     }
@@ -279,6 +282,35 @@ fn is_there_already(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")
 }
 
+/// A watch that fails in the same way again and again.
+#[derive(Clone, Copy)]
+struct Blind {
+    since: Instant,
+    last: Instant,
+    is_refused: bool,
+}
+
+impl Blind {
+    /// It has failed once more. Nothing tells of a watch that works again until the build changes: what has not failed for a while
+    /// has worked, and what could not be reached and is refused now has been started anew.
+    fn again(before: Option<Self>, is_refused: bool) -> Self {
+        let now = Instant::now();
+        let same = before.filter(|before| before.is_refused == is_refused && before.last.elapsed() < LULL);
+        Self { since: same.map_or(now, |same| same.since), last: now, is_refused }
+    }
+}
+
+/// The failure of a watch that was answered by a refusal.
+fn is_refusal(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => {
+            matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403))
+        }
+        _ => false,
+    }
+}
+
 /// What a watch that has failed for so long is worth waiting for: nothing where waiting cannot help.
 fn given_up(error: watcher::Error, since: Duration) -> Option<Lost> {
     let error = match error {
@@ -320,7 +352,7 @@ mod tests {
 
     use kube::{core::Status, runtime::watcher};
 
-    use super::{FORBIDDEN, Lost, SILENT, given_up, patiently};
+    use super::{Blind, FORBIDDEN, Instant, Lost, SILENT, given_up, patiently};
 
     fn refused(code: u16) -> kube::Error {
         kube::Error::Api(Status::failure("words", "Reason").with_code(code).boxed())
@@ -345,6 +377,16 @@ mod tests {
             });
             let answer = answer.await.map_err(|error| if let kube::Error::Api(status) = error { status.code } else { 0 });
             assert_eq!((answer, count.get()), (expected, asked));
+        }
+    }
+
+    #[test]
+    fn a_watch_that_failed_before_an_api_server_came_back_is_not_blamed_for_it() {
+        let long_ago = Instant::now().checked_sub(SILENT).unwrap();
+        let before = |last, is_refused| Some(Blind { since: long_ago, last, is_refused });
+        assert_eq!(Blind::again(before(Instant::now(), true), true).since, long_ago);
+        for (before, is_refused) in [(before(Instant::now(), false), true), (before(long_ago, true), true), (None, true)] {
+            assert!(Blind::again(before, is_refused).since > long_ago);
         }
     }
 
