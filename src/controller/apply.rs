@@ -199,6 +199,8 @@ fn named(code: u16, message: &str) -> Option<(FailureReason, bool)> {
         403 if has("is being terminated") => (FailureReason::Cancelled, true),
         // The operator's own rights.
         403 if has("cannot create resource") => (FailureReason::Internal, true),
+        // That of a namespace which was just made comes a moment later.
+        403 if has("error looking up service account") => (FailureReason::AdmissionRefused, true),
         403 => (FailureReason::AdmissionRefused, false),
         400..500 if is_denied => (FailureReason::AdmissionRefused, false),
         400 | 422 => (FailureReason::InvalidSpec, false),
@@ -223,6 +225,11 @@ mod tests {
                 403,
                 "pods \"app-g1-a1\" is forbidden: violates PodSecurity \"restricted:latest\": seccompProfile",
                 Some((FailureReason::AdmissionRefused, false)),
+            ),
+            (
+                403,
+                "pods \"app-g1-a1\" is forbidden: error looking up service account a/default: serviceaccount \"default\" not found",
+                Some((FailureReason::AdmissionRefused, true)),
             ),
             (
                 422,
