@@ -80,7 +80,7 @@ pub enum FailureReason {
     NodeLost,
     /// Somebody or something else deleted the pod.
     PodDeleted,
-    /// The build's own container was killed, and not for its memory.
+    /// The build's own container was killed, and not for its memory; or its node could not start it.
     RunnerKilled,
     /// An image of the build's pod cannot be pulled.
     BuilderImagePull,
@@ -270,7 +270,7 @@ impl FailureReason {
                 "Something deleted the build's pod: look at the cluster's audit log, or at jobs that clean up pods."
             }
             Self::RunnerKilled => {
-                "Something on the node killed the container: look at the node's log for its out-of-memory killer, or for a restart of its container runtime."
+                "Something on the node stopped the container or its start: look at the node's log for its out-of-memory killer, or for a restart of its container runtime."
             }
             Self::BuilderImagePull => "Check the images in the operator's configuration and the nodes' access to their registry.",
             Self::Unschedulable => "Read the scheduler's words in the message: requests, node selector, tolerations, volumes.",

@@ -201,10 +201,12 @@ fn without_result(terminated: &Terminated) -> BuildFailure {
         let message = "the node lost track of the build's container (ContainerStatusUnknown), as it does when it was restarted";
         return BuildFailure::new(FailureReason::NodeLost, message);
     }
-    // The kubelet was restarted, or the runtime did not answer, while the container was being started.
-    let words = terminated.message.as_deref().unwrap_or_default();
-    if reason == "StartError" && ["context canceled", "context deadline exceeded"].iter().any(|why| words.contains(why)) {
-        let message = format!("the build's container could not be started on its node: {}", words.trim());
+    // The node failed, for example because the kubelet or the runtime was restarted in that moment. It would fail again
+    // only for what the image and the limits are to blame for: what the image cannot execute, and too little memory to begin.
+    let words: String = terminated.message.as_deref().unwrap_or_default().trim().chars().take(512).collect();
+    let of_the_pod = ["exec: ", "exec format error", "OOM-killed"];
+    if reason == "StartError" && !of_the_pod.iter().any(|why| words.contains(why)) {
+        let message = format!("the build's container could not be started on its node: {words}");
         return BuildFailure::new(FailureReason::RunnerKilled, message);
     }
     // 128 and the number of the signal: SIGKILL, SIGTERM.
@@ -212,7 +214,6 @@ fn without_result(terminated: &Terminated) -> BuildFailure {
         let message = format!("the build's container was killed from outside, with exit code {}", terminated.exit_code);
         return BuildFailure::new(FailureReason::RunnerKilled, message);
     }
-    let words: String = terminated.message.as_deref().unwrap_or_default().trim().chars().take(512).collect();
     let tail = if words.is_empty() { String::new() } else { format!(": {words}") };
     BuildFailure::new(
         FailureReason::Internal,

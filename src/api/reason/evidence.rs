@@ -78,7 +78,10 @@ impl FailureReason {
                 "The pod's condition DisruptionTarget (DeletionByTaintManager, DeletionByPodGC), or its reason NodeLost, NodeShutdown or Terminated."
             }
             Self::PodDeleted => "The pod is gone or has a deletion timestamp, and the operator did not delete it.",
-            Self::RunnerKilled => "Exit code 137 or 143 of container build, without a result and without the reason OOMKilled.",
+            Self::RunnerKilled => {
+                "Exit code 137 or 143 of container build, without a result and without the reason OOMKilled; or its reason \
+                 StartError, and neither the image nor the limits are to blame."
+            }
             Self::BuilderImagePull => {
                 "The kubelet: ErrImagePull, ImagePullBackOff, ErrImageNeverPull or InvalidImageName of a container."
             }

@@ -61,6 +61,8 @@ fn an_end_without_a_result_is_named_by_what_the_container_says() {
         (143, "Error", "", FailureReason::RunnerKilled),
         (137, "ContainerStatusUnknown", "", FailureReason::NodeLost),
         (128, "StartError", "failed to start containerd task \"1\": context canceled", FailureReason::RunnerKilled),
+        (128, "StartError", "failed to validate OCI runtime features: signal: killed", FailureReason::RunnerKilled),
+        (128, "StartError", "container init was OOM-killed (memory limit too low?)", FailureReason::Internal),
         (128, "StartError", "exec: \"/ocibuild\": no such file or directory", FailureReason::Internal),
         (1, "Error", "not json", FailureReason::Internal),
         (1, "Error", r#"{"outcome":{"succeeded":{"digest":"lie","pushed":true}}}"#, FailureReason::Internal),
