@@ -13,6 +13,7 @@ mod secrets;
 mod source;
 mod spec;
 mod status;
+mod strict;
 
 pub use cache::{Cache, CacheExport, RegistryCache};
 pub use deadlines::Deadlines;
@@ -29,8 +30,9 @@ pub use status::{
     BuildImage, BuildPod, BuildTar, Failure, LastSuccess, OciBuildStatus, Phase, Progress, QueueStatus, TargetImage, Timings,
 };
 
-/// A `Condition` of the Kubernetes API conventions; one list entry a type.
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+/// A `Condition` of the Kubernetes API conventions; one list entry a type.
+pub use strict::read_strictly;
 
 /// Asks for another build of an unchanged spec: any text that differs from the last one handled.
 pub const REBUILD_ANNOTATION: &str = "ocibuild.dev/rebuild";

@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use crate::api::OciBuildSpec;
+use crate::api::{OciBuildSpec, read_strictly};
 
 /// An OciBuild or its spec, as YAML or the path of a file.
 const TEMPLATE: &str = "OCIBUILD_TEMPLATE";
@@ -49,8 +49,7 @@ fn as_spec(mut spec: Value) -> anyhow::Result<OciBuildSpec> {
     for (field, value) in [("source", Value::Object(Map::new())), ("context", ".".into()), ("imageName", "image".into())] {
         fields.entry(field).or_insert(value);
     }
-    let mut unknown = Vec::new();
-    let read = serde_ignored::deserialize(spec, |path| unknown.push(path.to_string().replace(".?", "")))?;
+    let (read, unknown) = read_strictly(spec)?;
     ensure!(unknown.is_empty(), "there is no field {}; see docs/reference.md", unknown.join(", "));
     Ok(read)
 }
@@ -81,10 +80,8 @@ fn set(fields: &mut Map<String, Value>, known: &Value, variable: &str, name: &st
     let below = name.strip_prefix("POD_").map(camel_case);
     let schema = below.as_ref().and_then(|below| pod_fields(known)?.get(below));
     let (Some(below), Some(schema)) = (&below, schema) else {
-        match below {
-            Some(below) => bail!("{variable}: the pod of an OciBuild has no field {below}; see docs/reference.md"),
-            None => bail!("{variable}: the spec of an OciBuild has no field {field}; see docs/reference.md"),
-        }
+        let (part, field) = below.map_or(("spec", field), |below| (POD, below));
+        bail!("{variable}: the {part} of an OciBuild has no field {field}; see docs/reference.md")
     };
     let value = parse(schema, variable, text)?;
     as_spec(json!({ POD: { below: value } })).with_context(|| variable.to_owned())?;

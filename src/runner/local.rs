@@ -17,7 +17,7 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    api::{Isolation, OciBuild},
+    api::{Isolation, OciBuild, read_strictly},
     plan::{
         OperatorConfig, daemon_config,
         instructions::{Instructions, OutputInstructions, SecretInstructions, SecretOrigin, SourceInstructions},
@@ -58,10 +58,8 @@ fn read(file: &Path) -> anyhow::Result<OciBuild> {
     let Some(document) = documents.into_iter().find(|document| document["kind"] == "OciBuild") else {
         bail!("{} holds no OciBuild", file.display())
     };
-    let mut unknown = Vec::new();
-    let mut note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string().replace(".?", ""));
-    let mut build: OciBuild = serde_ignored::deserialize(document, &mut note)
-        .with_context(|| format!("the OciBuild of {} is not valid", file.display()))?;
+    let read = read_strictly::<OciBuild>(document);
+    let (mut build, mut unknown) = read.with_context(|| format!("the OciBuild of {} is not valid", file.display()))?;
     // The type itself says these two.
     unknown.retain(|field| field != "apiVersion" && field != "kind");
     ensure!(unknown.is_empty(), "the OciBuild of {} has unknown fields: {}", file.display(), unknown.join(", "));
