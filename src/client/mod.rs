@@ -5,6 +5,7 @@ pub mod connect;
 mod forward;
 pub mod ignore;
 pub mod logs;
+pub mod outage;
 pub mod packing;
 mod pieces;
 pub mod submission;

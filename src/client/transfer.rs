@@ -23,9 +23,9 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::{
+    outage::FORBIDDEN,
     packing::Packing,
     pieces::{Chunk, write_pieces},
-    submission::FORBIDDEN,
     tunnel::{RequestBody, STILL, Tunnel, TunnelError, body_of, document, question, request},
 };
 use crate::runner::{

@@ -28,11 +28,7 @@ use super::{
     template::template,
 };
 use crate::{
-    client::{
-        archive,
-        packing::Packing,
-        submission::{Submission, words},
-    },
+    client::{archive, outage::words, packing::Packing, submission::Submission},
     plan::duration::parse_duration,
 };
 
