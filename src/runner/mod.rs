@@ -12,6 +12,7 @@ mod confidential;
 mod daemon;
 mod deadlines;
 pub mod diagnose;
+mod folder_tar;
 mod given;
 mod image_args;
 mod image_source;
