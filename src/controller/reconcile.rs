@@ -132,8 +132,8 @@ async fn bring_further(object: &WatchedBuild, context: &Context) -> Result<Actio
         }
     };
     let mut pods_ready = context.pods_ready.clone();
-    let pods = timeout(PATIENCE, pods_ready.wait_for(|ready| *ready)).await.map_err(|_| ReconcileError::Unlisted)?;
-    drop(pods.map_err(|_| ReconcileError::Watch)?);
+    let listed = timeout(PATIENCE, pods_ready.wait_for(|ready| *ready)).await;
+    listed.map_err(|_| ReconcileError::Unlisted)?.map_err(|_| ReconcileError::Watch)?;
     context.turns.all_listed().await;
     let mut reconciling = Reconciling::new(context.newest(cached), context);
     let result = timeout(PATIENCE, Box::pin(reconciling.run())).await;
@@ -223,13 +223,8 @@ impl<'a> Reconciling<'a> {
                 let message = format!("nobody has renewed the build's lease for {}s: who asked for it is gone", lease.as_secs());
                 let result = BuildResult::failed(BuildFailure::new(FailureReason::Cancelled, message));
                 self.decided("cancel");
-                let recorded = Recorded::of(&self.build);
-                // Before the end is written down: after it nobody would come back to them.
-                if !recorded.is(&self.wanted) {
-                    self.delete_predecessors(None).await?;
-                }
-                let pod = self.recorded_pod(&recorded);
-                self.write(&plan, pod.as_deref(), &Standing::Finished(&result)).await?;
+                let pod = self.recorded_pod(&Recorded::of(&self.build));
+                self.finish(&plan, pod.as_deref(), &result).await?;
             }
         }
         let priority = self.context.turns.priority(plan.priority_class.as_deref()).await;
@@ -290,16 +285,21 @@ impl<'a> Reconciling<'a> {
                     return Ok(self.again_in(recheck.map_or(LOST_WAKE_UP, |recheck| recheck.min(LOST_WAKE_UP))));
                 }
                 Decision::Track(running) => return self.track(&plan, pod.as_deref(), &recorded, &running).await,
-                Decision::Finish(result) => {
-                    // Whoever makes a pod deletes those of older builds first. Where none was made they may still be there.
-                    if !recorded.pod_seen {
-                        self.delete_predecessors(recorded.attempt.zip(recorded.first_attempt)).await?;
-                    }
-                    self.write(&plan, pod.as_deref(), &Standing::Finished(&result)).await?;
-                }
+                Decision::Finish(result) => self.finish(&plan, pod.as_deref(), &result).await?,
             }
         }
         Err(ReconcileError::Unsettled)
+    }
+
+    /// Writes the end down, after which nobody comes back to the pods of older builds. Whoever makes a pod deletes those first: where
+    /// none was made they may still be there.
+    async fn finish(&mut self, plan: &Validated, pod: Option<&WatchedPod>, result: &BuildResult) -> Result<(), ReconcileError> {
+        let recorded = self.recorded();
+        let current = recorded.attempt.zip(recorded.first_attempt).filter(|_| recorded.is(&self.wanted));
+        if current.is_none() || !recorded.pod_seen {
+            self.delete_predecessors(current).await?;
+        }
+        self.write(plan, pod, &Standing::Finished(result)).await
     }
 
     /// The words of the quota for which this attempt waits: they stay until there is room for it.
@@ -376,7 +376,7 @@ impl<'a> Reconciling<'a> {
             last_success: recorded.last_success,
             ..OciBuildStatus::default()
         };
-        // Before the end is written down: after it nobody would come back to them.
+        // As before any end: nobody comes back to them after it.
         self.delete_predecessors(None).await?;
         let facts = self.facts(None, None, None);
         let status = summarise(&before, &facts, &Standing::Finished(&BuildResult::failed(failure)));
