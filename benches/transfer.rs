@@ -35,7 +35,8 @@ const PATIENCE: Duration = Duration::from_mins(3);
 /// The size of the source and of the image that the adapter's memory is measured with: the second is four times the first.
 const SIZES: [u64; 2] = [IMAGE / 4, IMAGE];
 
-#[tokio::main]
+// With as many threads as `ocibuild task` has.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let path = std::env::var("OCIBUILD_KUBECONFIG").context("OCIBUILD_KUBECONFIG is not set; dev/bench sets it")?;
     let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?;

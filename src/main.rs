@@ -25,9 +25,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Runtime::new().map_err(Into::into);
-    let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(run(command()));
+    let command = command();
+    let ended = runtime(&command).map_err(Into::into).and_then(|runtime| {
+        let ended = runtime.block_on(run(command));
         // Work that was left behind, the unpacking of an archive for example, ends with the process.
         runtime.shutdown_background();
         ended
@@ -37,6 +37,15 @@ fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// A task moves bytes of few connections: handing each from thread to thread costs more than the rest of its work.
+fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match command {
+        Command::Task => tokio::runtime::Builder::new_current_thread(),
+        Command::Controller(_) | Command::Run(_) | Command::Crd => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.enable_all().build()
 }
 
 /// A pipeline's `run: {path: build}` finds this binary by a link of that name.

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Chunks that wait to be written.
-const QUEUE: usize = 8;
+const QUEUE: usize = 4;
 /// Bytes that are read again at once.
 const AGAIN: usize = 1 << 18;
 
@@ -15,19 +15,23 @@ const AGAIN: usize = 1 << 18;
 pub struct Chunk {
     /// Position of the first.
     pub at: u64,
-    /// The bytes.
-    pub bytes: Bytes,
+    /// The bytes, in the parts that have arrived one after the other.
+    pub parts: Vec<Bytes>,
 }
 
 /// Begins to write a file of the chunks that are sent, in whatever order they come; each byte comes once. When nothing more is
 /// sent it ends with the file's SHA-256 in hexadecimal digits.
 pub fn write_pieces(path: &Path) -> io::Result<(mpsc::Sender<Chunk>, JoinHandle<io::Result<String>>)> {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-    let (chunks, mut queue) = mpsc::channel(QUEUE);
+    let (chunks, mut queue) = mpsc::channel::<Chunk>(QUEUE);
     let writing = tokio::task::spawn_blocking(move || {
         let mut writer = Writer::new(file);
         while let Some(chunk) = queue.blocking_recv() {
-            writer.write(&chunk)?;
+            let mut at = chunk.at;
+            for part in &chunk.parts {
+                writer.write(at, part)?;
+                at += part.len() as u64;
+            }
         }
         Ok(hex::encode(writer.hash.finalize()))
     });
@@ -50,13 +54,13 @@ impl Writer {
         Self { file, hash: Sha256::new(), summed: 0, ahead: BTreeMap::new(), again: vec![0; AGAIN] }
     }
 
-    fn write(&mut self, Chunk { at, bytes }: &Chunk) -> io::Result<()> {
-        self.file.write_all_at(bytes, *at)?;
+    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, at)?;
         let end = at + bytes.len() as u64;
-        if *at != self.summed {
+        if at != self.summed {
             match self.ahead.range_mut(..at).next_back() {
-                Some((_, to)) if *to == *at => *to = end,
-                _ => drop(self.ahead.insert(*at, end)),
+                Some((_, to)) if *to == at => *to = end,
+                _ => drop(self.ahead.insert(at, end)),
             }
             return Ok(());
         }
@@ -98,7 +102,8 @@ mod tests {
             fastrand::Rng::with_seed(seed).shuffle(&mut order);
             for (number, bytes) in order {
                 let at = (number * (AGAIN / 3)) as u64;
-                sender.send(Chunk { at, bytes: Bytes::copy_from_slice(bytes) }).await.ok().unwrap();
+                let parts = bytes.chunks(AGAIN / 8).map(Bytes::copy_from_slice).collect();
+                sender.send(Chunk { at, parts }).await.ok().unwrap();
             }
             drop(sender);
             assert_eq!(written.await.unwrap().unwrap(), hex::encode(Sha256::digest(&content)), "seed {seed}");

@@ -42,6 +42,8 @@ const KNOCKS: (Duration, Duration) = (Duration::from_millis(60), Duration::from_
 /// Connections that bring one file, and the bytes of each question.
 const STREAMS: u64 = 3;
 const PIECE: u64 = 16 << 20;
+/// Bytes that are handed to the file's writer at once: to wake it for each that arrive costs more than to write them.
+const BATCH: u64 = 1 << 19;
 
 /// Why a transfer failed.
 #[derive(Debug, thiserror::Error)]
@@ -318,12 +320,16 @@ impl Transfer {
             asked.headers_mut().insert(hyper::header::RANGE, range);
         }
         let mut body = self.ask_briefly(asked).await?.into_body();
+        let (mut parts, mut batch) = (Vec::new(), 0);
         while let Some(frame) = timeout(STILL, body.frame()).await.map_err(|_| TunnelError::Still)? {
             let frame = frame.map_err(super::tunnel::broken)?;
-            if let Ok(bytes) = frame.into_data() {
-                let at = *from;
-                *from += bytes.len() as u64;
-                chunks.send(Chunk { at, bytes }).await.map_err(|_| TransferError::Ended)?;
+            let Ok(bytes) = frame.into_data() else { continue };
+            batch += bytes.len() as u64;
+            parts.push(bytes);
+            if batch >= BATCH || *from + batch >= end {
+                let chunk = Chunk { at: *from, parts: std::mem::take(&mut parts) };
+                *from += std::mem::take(&mut batch);
+                chunks.send(chunk).await.map_err(|_| TransferError::Ended)?;
             }
         }
         if *from < end { Err(TunnelError::Broken("the file ended early".to_owned()).into()) } else { Ok(()) }
