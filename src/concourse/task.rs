@@ -131,10 +131,12 @@ async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Begun>) -> 
     tokio::spawn(announce(source.clone()));
     let (client, namespace) = access::connect(variables).await?;
     if folder.join("cache").is_dir() {
-        say(if task.spec.cache.is_some() {
-            "cache: the cache that OCIBUILD_CACHE names serves; the folder stays as it is"
-        } else {
-            "cache: the folder stays as it is, and nothing is cached; OCIBUILD_CACHE names a registry to keep a cache in"
+        say(match task.spec.cache.as_ref().map(|cache| cache.registry.export) {
+            Some(Some(_)) => "cache: the cache that OCIBUILD_CACHE names serves; the folder stays as it is",
+            Some(None) => {
+                "cache: the folder stays as it is, and the cache that OCIBUILD_CACHE names is only read; export: max in it fills it"
+            }
+            None => "cache: the folder stays as it is, and nothing is cached; OCIBUILD_CACHE names a registry to keep a cache in",
         });
     }
 

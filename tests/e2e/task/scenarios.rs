@@ -70,6 +70,22 @@ fn a_build_leaves_its_files_in_the_folder_image_if_there_is_one() {
     assert_eq!(nowhere.names("."), ["source"], "no image/: nothing is exported");
 }
 
+/// The example of docs/concourse.md: what takes the place of cache/.
+#[test]
+fn a_second_task_takes_its_steps_from_the_cache_that_the_first_has_filled() {
+    let namespace = Namespace::new("task-cache");
+    let dockerfile = "FROM busybox:1.37\nCOPY . /src\nRUN cat /proc/uptime > /built\n";
+    let task = Task::new(&namespace, &[("source/Dockerfile", dockerfile)], &["image", "cache"]);
+    let cache = |export: &str| format!("{{registry: {{reference: {REGISTRY}/cache/{}{export}}}}}", namespace.name);
+    let logs =
+        ["", ", export: max", ""].map(|export| task.succeeds(&[("CONTEXT", "source"), ("OCIBUILD_CACHE", &cache(export))]));
+    let steps = ["0 of 3 cached", "0 of 3 cached", "2 of 3 cached"];
+    let words = ["is only read; export: max in it fills it", "names serves", "is only read"];
+    for ((log, steps), words) in logs.iter().zip(steps).zip(words) {
+        assert!(log.contains(steps) && log.contains(words), "{log}");
+    }
+}
+
 /// Scenarios: build args; file; YAML file; static and file. Labels: static; file; static, file and inherited.
 #[test]
 fn arguments_and_labels_come_from_variables_and_files_and_the_file_wins() {
