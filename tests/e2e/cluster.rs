@@ -76,12 +76,12 @@ impl Namespace {
         .join("\n")
     }
 
-    /// Waits for an event of a build; events are published beside the status, not before it.
-    pub fn event(&self, build: &str, reason: &str) {
-        let selector = format!("involvedObject.name={build},reason={reason}");
+    /// Waits for an event of a build or a pod; events are published beside the status, not before it.
+    pub fn event(&self, name: &str, reason: &str) {
+        let selector = format!("involvedObject.name={name},reason={reason}");
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         while self.kubectl(&["get", "events", "--field-selector", &selector, "-o", "name"]).ok().is_empty() {
-            assert!(std::time::Instant::now() < deadline, "no event {reason} of {build}\n{}", self.story(build));
+            assert!(std::time::Instant::now() < deadline, "no event {reason} of {name}\n{}", self.story(name));
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
     }
