@@ -29,10 +29,10 @@ pub use spec::{Isolation, OciBuild, OciBuildSpec};
 pub use status::{
     BuildImage, BuildPod, BuildTar, Failure, LastSuccess, OciBuildStatus, Phase, Progress, QueueStatus, TargetImage, Timings,
 };
-
-pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-/// A `Condition` of the Kubernetes API conventions; one list entry a type.
 pub use strict::read_strictly;
+
+/// A `Condition` of the Kubernetes API conventions; one list entry a type.
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 /// Asks for another build of an unchanged spec: any text that differs from the last one handled.
 pub const REBUILD_ANNOTATION: &str = "ocibuild.dev/rebuild";
