@@ -203,9 +203,10 @@ fn without_result(terminated: &Terminated) -> BuildFailure {
     }
     // The node failed, for example because the kubelet or the runtime was restarted in that moment. It would fail again
     // only for what the image and the limits are to blame for: what the image cannot execute, and too little memory to begin.
-    let words: String = terminated.message.as_deref().unwrap_or_default().trim().chars().take(512).collect();
+    let said = terminated.message.as_deref().unwrap_or_default().trim();
+    let words: String = said.chars().take(512).collect();
     let of_the_pod = ["exec: ", "exec format error", "OOM-killed"];
-    if reason == "StartError" && !of_the_pod.iter().any(|why| words.contains(why)) {
+    if reason == "StartError" && !of_the_pod.iter().any(|why| said.contains(why)) {
         let message = format!("the build's container could not be started on its node: {words}");
         return BuildFailure::new(FailureReason::RunnerKilled, message);
     }

@@ -55,6 +55,7 @@ fn the_end_of_the_builds_container_counts_while_the_pod_still_runs() {
 
 #[test]
 fn an_end_without_a_result_is_named_by_what_the_container_says() {
+    let long = format!("{} exec: \"/ocibuild\": permission denied", "runc create failed: ".repeat(40));
     for (exit_code, reason, message, expected) in [
         (137, "OOMKilled", "", FailureReason::OutOfMemory),
         (137, "Error", "", FailureReason::RunnerKilled),
@@ -63,6 +64,7 @@ fn an_end_without_a_result_is_named_by_what_the_container_says() {
         (128, "StartError", "failed to start containerd task \"1\": context canceled", FailureReason::RunnerKilled),
         (128, "StartError", "failed to validate OCI runtime features: signal: killed", FailureReason::RunnerKilled),
         (128, "StartError", "container init was OOM-killed (memory limit too low?)", FailureReason::Internal),
+        (128, "StartError", &long, FailureReason::Internal),
         (128, "StartError", "exec: \"/ocibuild\": no such file or directory", FailureReason::Internal),
         (1, "Error", "not json", FailureReason::Internal),
         (1, "Error", r#"{"outcome":{"succeeded":{"digest":"lie","pushed":true}}}"#, FailureReason::Internal),
