@@ -25,17 +25,26 @@ use self::figures::{machine, median};
 
 const RUNS: usize = 10;
 const PATIENCE: Duration = Duration::from_mins(2);
-const DOCKERFILE: &str = "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"true\"]\n";
+const DOCKERFILE: &str =
+    "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"true\"]\n";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let path = std::env::var("OCIBUILD_KUBECONFIG").context("OCIBUILD_KUBECONFIG is not set; dev/bench sets it")?;
-    let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?;
+    let path = std::env::var("OCIBUILD_KUBECONFIG")
+        .context("OCIBUILD_KUBECONFIG is not set; dev/bench sets it")?;
+    let config =
+        Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default())
+            .await?;
     let client = Client::try_from(config)?;
     let name = format!("bench-latency-{}", std::process::id());
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let labels = json!({ "ocibuild.dev/test": "true" });
-    namespaces.create(&PostParams::default(), &object(json!({ "metadata": { "name": name, "labels": labels } }))?).await?;
+    namespaces
+        .create(
+            &PostParams::default(),
+            &object(json!({ "metadata": { "name": name, "labels": labels } }))?,
+        )
+        .await?;
     let measured = measure(&client, &name).await;
     namespaces.delete(&name, &DeleteParams::default()).await?;
     report(&measured?)
@@ -64,7 +73,10 @@ async fn measure(client: &Client, namespace: &str) -> anyhow::Result<Vec<Pair>> 
     for number in 1..=RUNS {
         let raw = run_raw(client, namespace, number).await?;
         let (ours, moments, timings) = run_ours(client, namespace, number).await?;
-        println!("run {number:>2}: raw pod {raw:.2} s, OciBuild {ours:.2} s, ratio {:.2}", ours / raw);
+        println!(
+            "run {number:>2}: raw pod {raw:.2} s, OciBuild {ours:.2} s, ratio {:.2}",
+            ours / raw
+        );
         pairs.push(Pair { raw, ours, moments, timings });
     }
     Ok(pairs)
@@ -137,7 +149,9 @@ async fn run_raw(client: &Client, namespace: &str, number: usize) -> anyhow::Res
 async fn run_pod(client: &Client, namespace: &str, pod: Pod) -> anyhow::Result<f64> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let name = pod.name_any();
-    let mut events = watcher(pods.clone(), watcher::Config::default().fields(&format!("metadata.name={name}"))).boxed();
+    let mut events =
+        watcher(pods.clone(), watcher::Config::default().fields(&format!("metadata.name={name}")))
+            .boxed();
     wait_for_init(&mut events).await?;
     let start = Instant::now();
     pods.create(&PostParams::default(), &pod).await?;
@@ -163,10 +177,15 @@ fn build_container_end(pod: &Pod) -> Option<i32> {
 }
 
 fn build_container_runs(pod: &Pod) -> bool {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-    statuses
-        .iter()
-        .any(|container| container.name == "build" && container.state.as_ref().is_some_and(|state| state.running.is_some()))
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_deref())
+        .unwrap_or_default();
+    statuses.iter().any(|container| {
+        container.name == "build"
+            && container.state.as_ref().is_some_and(|state| state.running.is_some())
+    })
 }
 
 async fn run_ours(
@@ -190,11 +209,20 @@ async fn run_ours(
             "output": { "persistentVolumeClaim": { "claimName": "bench", "path": "ours" } },
         },
     }))?;
-    let mut build_events = watcher(builds.clone(), watcher::Config::default().fields(&format!("metadata.name={name}"))).boxed();
-    let mut pod_events = watcher(pods.clone(), watcher::Config::default().labels(&format!("ocibuild.dev/build={name}"))).boxed();
+    let mut build_events = watcher(
+        builds.clone(),
+        watcher::Config::default().fields(&format!("metadata.name={name}")),
+    )
+    .boxed();
+    let mut pod_events = watcher(
+        pods.clone(),
+        watcher::Config::default().labels(&format!("ocibuild.dev/build={name}")),
+    )
+    .boxed();
     wait_for_init(&mut build_events).await?;
     wait_for_init(&mut pod_events).await?;
-    let (mut build_events, mut pod_events) = (build_events.touched_objects().boxed(), pod_events.touched_objects().boxed());
+    let (mut build_events, mut pod_events) =
+        (build_events.touched_objects().boxed(), pod_events.touched_objects().boxed());
     let start = Instant::now();
     builds.create(&PostParams::default(), &build).await?;
     let mut moments = BTreeMap::new();
@@ -233,14 +261,20 @@ async fn run_ours(
     ];
     builds.delete(&name, &DeleteParams::default()).await?;
     while !pods
-        .list_metadata(&kube::api::ListParams::default().labels(&format!("ocibuild.dev/build={name}")))
+        .list_metadata(
+            &kube::api::ListParams::default().labels(&format!("ocibuild.dev/build={name}")),
+        )
         .await?
         .items
         .is_empty()
     {
         next(&mut pod_events, &name).await?;
     }
-    Ok((seconds, moments, timings.into_iter().filter_map(|(name, text)| text.map(|text| (name, text))).collect()))
+    Ok((
+        seconds,
+        moments,
+        timings.into_iter().filter_map(|(name, text)| text.map(|text| (name, text))).collect(),
+    ))
 }
 
 async fn wait_for_init<K>(
@@ -254,23 +288,39 @@ async fn wait_for_init<K>(
     bail!("the watch ended")
 }
 
-async fn next<K>(objects: &mut (impl futures::Stream<Item = watcher::Result<K>> + Unpin), name: &str) -> anyhow::Result<K> {
+async fn next<K>(
+    objects: &mut (impl futures::Stream<Item = watcher::Result<K>> + Unpin),
+    name: &str,
+) -> anyhow::Result<K> {
     let next = tokio::time::timeout(PATIENCE, objects.try_next()).await;
-    next.with_context(|| format!("nothing happened to {name} for {}s", PATIENCE.as_secs()))??.context("the watch ended")
+    next.with_context(|| format!("nothing happened to {name} for {}s", PATIENCE.as_secs()))??
+        .context("the watch ended")
 }
 
 fn report(pairs: &[Pair]) -> anyhow::Result<()> {
     println!("machine: {}", machine()?);
     let of = |value: fn(&Pair) -> f64| median(pairs.iter().map(value).collect());
-    println!("medians of {}: raw pod {:.2} s, OciBuild {:.2} s", pairs.len(), of(|pair| pair.raw), of(|pair| pair.ours));
+    println!(
+        "medians of {}: raw pod {:.2} s, OciBuild {:.2} s",
+        pairs.len(),
+        of(|pair| pair.raw),
+        of(|pair| pair.ours)
+    );
     println!("where the time goes, medians in seconds since create:");
     for moment in ["1 pod seen", "2 containers run", "3 build ended", "4 status says so"] {
-        println!("  {moment:<18} {:.2}", median(pairs.iter().filter_map(|pair| pair.moments.get(moment).copied()).collect()));
+        println!(
+            "  {moment:<18} {:.2}",
+            median(pairs.iter().filter_map(|pair| pair.moments.get(moment).copied()).collect())
+        );
     }
     if let Some(last) = pairs.last() {
-        let told: Vec<String> = last.timings.iter().map(|(name, text)| format!("{name} {text}")).collect();
+        let told: Vec<String> =
+            last.timings.iter().map(|(name, text)| format!("{name} {text}")).collect();
         println!("the runner's own account of the last run: {}", told.join(", "));
     }
-    println!("latency ratio: {:.2}", median(pairs.iter().map(|pair| pair.ours / pair.raw).collect()));
+    println!(
+        "latency ratio: {:.2}",
+        median(pairs.iter().map(|pair| pair.ours / pair.raw).collect())
+    );
     Ok(())
 }

@@ -73,10 +73,16 @@ fn measure(namespace: &str) -> anyhow::Result<()> {
     }
     println!("medians of {RUNS}:");
     for (name, runs) in [("first", &first), ("repeated", &repeat)] {
-        println!("  {name}: on the node {:.2} s, task {:.2} s", median(runs.peer.clone()), median(runs.ours.clone()));
+        println!(
+            "  {name}: on the node {:.2} s, task {:.2} s",
+            median(runs.peer.clone()),
+            median(runs.ours.clone())
+        );
     }
     println!("the task's own account of the last run:");
-    log.lines().filter(|line| line.starts_with("time") || line.starts_with("steps")).for_each(|line| println!("  {line}"));
+    log.lines()
+        .filter(|line| line.starts_with("time") || line.starts_with("steps"))
+        .for_each(|line| println!("  {line}"));
     println!("task first ratio: {:.2}, repeat ratio: {:.2}", first.ratio(), repeat.ratio());
     Ok(())
 }
@@ -117,11 +123,20 @@ fn task(Folder { folder, number }: &Folder, namespace: &str) -> anyhow::Result<(
         .env("KUBECONFIG", fs::read_to_string(kubeconfig()?)?)
         .env("KUBE_NAMESPACE", namespace)
         .env("CONTEXT", "source")
-        .env("OCIBUILD_CACHE", format!("{{registry: {{reference: {REGISTRY}/cache/{namespace}-{number}, export: max}}}}"))
+        .env(
+            "OCIBUILD_CACHE",
+            format!(
+                "{{registry: {{reference: {REGISTRY}/cache/{namespace}-{number}, export: max}}}}"
+            ),
+        )
         .output()?;
     let seconds = begin.elapsed().as_secs_f64();
     let log = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "the task failed: {log}{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "the task failed: {log}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     ensure!(folder.join("image/image.tar").is_file(), "the task left no image");
     Ok((seconds, log))
 }
@@ -149,25 +164,44 @@ impl Drop for Daemon {
 /// What the peer does: a daemon of its own, the build, the tar; then its container is gone, and the daemon with it.
 fn peer(folder: &Path) -> anyhow::Result<f64> {
     let root = tempfile::tempdir_in("/var/lib").context("the peer runs as root on the node")?;
-    let registry = std::env::var("OCIBUILD_DEV_REGISTRY").context("OCIBUILD_DEV_REGISTRY is not set; see dev/cluster env")?;
+    let registry = std::env::var("OCIBUILD_DEV_REGISTRY")
+        .context("OCIBUILD_DEV_REGISTRY is not set; see dev/cluster env")?;
     let config = root.path().join("buildkitd.toml");
     fs::write(
         &config,
-        format!("[registry.\"docker.io\"]\n  mirrors = [\"{registry}\"]\n[registry.\"{registry}\"]\n  http = true\n"),
+        format!(
+            "[registry.\"docker.io\"]\n  mirrors = [\"{registry}\"]\n[registry.\"{registry}\"]\n  http = true\n"
+        ),
     )?;
     let image = folder.join("image/image.tar");
     let cache = folder.join("cache");
     let begin = Instant::now();
     let child = Command::new("buildkitd")
-        .args(["--containerd-worker=false", "--oci-worker-snapshotter", "overlayfs", "--oci-worker-net", "host"])
-        .args(["--root".as_ref(), root.path().join("state").as_os_str(), "--config".as_ref(), config.as_os_str()])
+        .args([
+            "--containerd-worker=false",
+            "--oci-worker-snapshotter",
+            "overlayfs",
+            "--oci-worker-net",
+            "host",
+        ])
+        .args([
+            "--root".as_ref(),
+            root.path().join("state").as_os_str(),
+            "--config".as_ref(),
+            config.as_os_str(),
+        ])
         .args(["--addr", &format!("unix://{}", root.path().join("socket").display())])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .context("buildkitd is not on PATH")?;
     let daemon = Daemon { child, root };
-    while !Command::new("buildctl").args(["--addr", &daemon.address(), "debug", "workers"]).output()?.status.success() {
+    while !Command::new("buildctl")
+        .args(["--addr", &daemon.address(), "debug", "workers"])
+        .output()?
+        .status
+        .success()
+    {
         ensure!(begin.elapsed() < PATIENCE, "the daemon on the node does not answer");
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -182,16 +216,25 @@ fn peer(folder: &Path) -> anyhow::Result<f64> {
         build.args(["--import-cache", &format!("type=local,{}", of("src", &cache))]);
     }
     let output = build.output()?;
-    ensure!(output.status.success(), "the build on the node failed: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "the build on the node failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(begin.elapsed().as_secs_f64())
 }
 
 fn kubeconfig() -> anyhow::Result<String> {
-    std::env::var("OCIBUILD_KUBECONFIG").context("OCIBUILD_KUBECONFIG is not set; dev/bench sets it")
+    std::env::var("OCIBUILD_KUBECONFIG")
+        .context("OCIBUILD_KUBECONFIG is not set; dev/bench sets it")
 }
 
 fn kubectl(arguments: &[&str]) -> anyhow::Result<()> {
-    let status = Command::new("kubectl").env("KUBECONFIG", kubeconfig()?).args(arguments).stdout(Stdio::null()).status()?;
+    let status = Command::new("kubectl")
+        .env("KUBECONFIG", kubeconfig()?)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .status()?;
     ensure!(status.success(), "kubectl {arguments:?} failed");
     Ok(())
 }

@@ -21,7 +21,9 @@ use kube::{
 };
 use ocibuild::{
     api::OciBuildSpec,
-    client::{archive::Selection, connect, packing::Packing, submission::Submission, transfer::Transfer},
+    client::{
+        archive::Selection, connect, packing::Packing, submission::Submission, transfer::Transfer,
+    },
     runner::result::{BuildResult, Outcome},
 };
 use serde_json::{Value, json};
@@ -38,13 +40,21 @@ const SIZES: [u64; 2] = [IMAGE / 4, IMAGE];
 // With as many threads as `ocibuild task` has.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let path = std::env::var("OCIBUILD_KUBECONFIG").context("OCIBUILD_KUBECONFIG is not set; dev/bench sets it")?;
-    let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?;
+    let path = std::env::var("OCIBUILD_KUBECONFIG")
+        .context("OCIBUILD_KUBECONFIG is not set; dev/bench sets it")?;
+    let config =
+        Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default())
+            .await?;
     let client = connect::client(config)?;
     let name = format!("bench-transfer-{}", std::process::id());
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let labels = json!({ "ocibuild.dev/test": "true" });
-    namespaces.create(&PostParams::default(), &object(json!({ "metadata": { "name": name, "labels": labels } }))?).await?;
+    namespaces
+        .create(
+            &PostParams::default(),
+            &object(json!({ "metadata": { "name": name, "labels": labels } }))?,
+        )
+        .await?;
     let bench = Bench { client, namespace: name.clone(), folder: tempfile::tempdir()? };
     let measured = Box::pin(bench.measure()).await;
     namespaces.delete(&name, &DeleteParams::default()).await?;
@@ -76,7 +86,10 @@ impl Runs {
     fn report(&self, what: &str, bytes: u64) {
         let rate = |seconds: &[f64]| mebibytes(bytes) / median(seconds.to_vec());
         let (ours, kubectl) = (rate(&self.ours), rate(&self.kubectl));
-        println!("{what}: adapter {ours:.0} MiB/s, kubectl cp {kubectl:.0} MiB/s, medians of {}", self.ours.len());
+        println!(
+            "{what}: adapter {ours:.0} MiB/s, kubectl cp {kubectl:.0} MiB/s, medians of {}",
+            self.ours.len()
+        );
     }
 }
 
@@ -97,7 +110,9 @@ impl Bench {
         let mut up = Runs::default();
         for number in 0..RUNS {
             rustix::fs::sync();
-            let kubectl = timed(|| self.kubectl(&["cp", path(&tree)?, &format!("peer:/data/tree-{number}")]))?;
+            let kubectl = timed(|| {
+                self.kubectl(&["cp", path(&tree)?, &format!("peer:/data/tree-{number}")])
+            })?;
             let ours = self.up(&tree, number).await?;
             println!("up, run {}: kubectl cp {kubectl:.2} s, adapter {ours:.2} s", number + 1);
             up.kubectl.push(kubectl);
@@ -111,10 +126,17 @@ impl Bench {
         up.report("a source tree up", bytes);
         down.report("an image down", IMAGE);
         for (size, peak) in SIZES.iter().zip(&peaks) {
-            println!("memory of the adapter with {} MiB up and down: at most {peak:.1} MiB", size >> 20);
+            println!(
+                "memory of the adapter with {} MiB up and down: at most {peak:.1} MiB",
+                size >> 20
+            );
         }
         let peak = peaks.into_iter().fold(0.0, f64::max);
-        println!("transfer up ratio: {:.2}, down ratio: {:.2}, peak MiB: {peak:.1}", up.ratio(), down.ratio());
+        println!(
+            "transfer up ratio: {:.2}, down ratio: {:.2}, peak MiB: {peak:.1}",
+            up.ratio(),
+            down.ratio()
+        );
         Ok(())
     }
 
@@ -164,7 +186,8 @@ impl Bench {
             "source": { "upload": {} }, "context": ".", "imageName": "bench", "output": { "download": { "timeout": "10m" } },
         }))?;
         submission.create(spec, std::collections::BTreeMap::new()).await?;
-        let mut transfer = Transfer::new(submission.pods().clone(), format!("{name}-g1-a1"), submission.token());
+        let mut transfer =
+            Transfer::new(submission.pods().clone(), format!("{name}-g1-a1"), submission.token());
         tokio::time::timeout(PATIENCE, transfer.reach()).await??;
         Ok((submission, transfer))
     }
@@ -192,15 +215,19 @@ impl Bench {
     async fn down(&self, image: &Path) -> anyhow::Result<Runs> {
         let (submission, mut transfer) = self.begin("down").await?;
         self.send(&mut transfer, image).await?;
-        let BuildResult { outcome: Outcome::Succeeded(built), .. } = transfer.result().await? else {
+        let BuildResult { outcome: Outcome::Succeeded(built), .. } = transfer.result().await?
+        else {
             anyhow::bail!("the image was not built")
         };
         let tar = built.tar.context("the image has no tar")?;
-        let (ours_to, peers_to) = (self.folder.path().join("ours.tar"), self.folder.path().join("kubectl.tar"));
+        let (ours_to, peers_to) =
+            (self.folder.path().join("ours.tar"), self.folder.path().join("kubectl.tar"));
         let mut runs = Runs::default();
         for number in 1..=RUNS {
             rustix::fs::sync();
-            let kubectl = timed(|| self.kubectl(&["cp", "peer:/data/image.tar", path(&peers_to)?, "--retries=0"]))?;
+            let kubectl = timed(|| {
+                self.kubectl(&["cp", "peer:/data/image.tar", path(&peers_to)?, "--retries=0"])
+            })?;
             rustix::fs::sync();
             let begin = Instant::now();
             transfer.download(&tar.path, &ours_to, tar.size.unsigned_abs(), &tar.sha256).await?;
@@ -236,7 +263,10 @@ impl Bench {
             peak = peak.max(peak_of(task.id()).unwrap_or_default());
             if let Some(status) = task.try_wait()? {
                 ensure!(status.success(), "the task failed");
-                ensure!(fs::metadata(folder.path().join("image/image.tar"))?.len() >= size, "the image is not whole");
+                ensure!(
+                    fs::metadata(folder.path().join("image/image.tar"))?.len() >= size,
+                    "the image is not whole"
+                );
                 return Ok(peak);
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -247,8 +277,13 @@ impl Bench {
 /// The kernel's own account of the most memory that a process had.
 fn peak_of(process: u32) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let kilobytes =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?.parse::<f64>().ok()?;
+    let kilobytes = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?
+        .trim()
+        .strip_suffix(" kB")?
+        .parse::<f64>()
+        .ok()?;
     Some(kilobytes / 1024.0)
 }
 
@@ -265,15 +300,20 @@ fn timed(run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
 /// Files that look like a program's: words that come again, sizes from 200 bytes to 16 KiB; their bytes in all.
 fn source_tree(root: &Path) -> anyhow::Result<u64> {
     const WORDS: [&str; 24] = [
-        "fn ", "let ", "self.", "return ", "if ", "else ", "for ", "while ", "struct ", "impl ", "match ", "Some(", "None",
-        "Ok(", "value", "error", "request", "response", "context", "builder", " = ", ";\n", "{\n", "}\n",
+        "fn ", "let ", "self.", "return ", "if ", "else ", "for ", "while ", "struct ", "impl ",
+        "match ", "Some(", "None", "Ok(", "value", "error", "request", "response", "context",
+        "builder", " = ", ";\n", "{\n", "}\n",
     ];
     let mut random = fastrand::Rng::with_seed(1);
     let mut bytes = 0;
     for number in 0..FILES {
         let folder = root.join(format!("package-{}/module-{}", number / 500, number / 25 % 20));
         fs::create_dir_all(&folder)?;
-        let size = if random.u8(..10) == 0 { random.usize(8_000..16_000) } else { random.usize(200..6_000) };
+        let size = if random.u8(..10) == 0 {
+            random.usize(8_000..16_000)
+        } else {
+            random.usize(200..6_000)
+        };
         let mut text = String::with_capacity(size + 16);
         while text.len() < size {
             match random.u8(..4) {

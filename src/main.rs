@@ -43,7 +43,9 @@ fn main() -> ExitCode {
 fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = match command {
         Command::Task => tokio::runtime::Builder::new_current_thread(),
-        Command::Controller(_) | Command::Run(_) | Command::Crd => tokio::runtime::Builder::new_multi_thread(),
+        Command::Controller(_) | Command::Run(_) | Command::Crd => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
     };
     builder.enable_all().build()
 }

@@ -8,7 +8,10 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use tracing::{Level, Subscriber};
-use tracing_subscriber::{EnvFilter, Layer, filter::Targets, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::Targets, fmt::MakeWriter, layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// Either of them turns traces on; their values are read by the exporter itself.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
@@ -33,7 +36,9 @@ fn filter(wanted: &str) -> String {
 impl Telemetry {
     /// Writes logs to stdout, chosen by `RUST_LOG`, and sends traces if an endpoint is named.
     pub fn start() -> anyhow::Result<Self> {
-        let is_wanted = ENDPOINTS.iter().any(|name| env::var_os(name).is_some_and(|endpoint| !endpoint.is_empty()));
+        let is_wanted = ENDPOINTS
+            .iter()
+            .any(|name| env::var_os(name).is_some_and(|endpoint| !endpoint.is_empty()));
         let traces = is_wanted.then(exporter).transpose()?.map(provider);
         let wanted = env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
         let filter = EnvFilter::try_new(filter(&wanted)).unwrap_or_else(|_| filter("").into());
@@ -53,19 +58,27 @@ fn exporter() -> anyhow::Result<SpanExporter> {
     // Its client takes the process's cryptography. An error means that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     SpanExporter::builder().with_http().build().with_context(|| {
-        format!("traces cannot be sent to where {} says; correct it (http://host:4318) or unset it", ENDPOINTS.join(" or "))
+        format!(
+            "traces cannot be sent to where {} says; correct it (http://host:4318) or unset it",
+            ENDPOINTS.join(" or ")
+        )
     })
 }
 
 fn provider(exporter: SpanExporter) -> SdkTracerProvider {
-    let service = env::var("OTEL_SERVICE_NAME").unwrap_or_else(|_| "ocibuild-controller".to_owned());
+    let service =
+        env::var("OTEL_SERVICE_NAME").unwrap_or_else(|_| "ocibuild-controller".to_owned());
     SdkTracerProvider::builder()
         .with_resource(Resource::builder().with_service_name(service).build())
         .with_batch_exporter(exporter)
         .build()
 }
 
-fn subscriber<W>(writer: W, filter: EnvFilter, traces: Option<&SdkTracerProvider>) -> impl Subscriber + Send + Sync + use<W>
+fn subscriber<W>(
+    writer: W,
+    filter: EnvFilter,
+    traces: Option<&SdkTracerProvider>,
+) -> impl Subscriber + Send + Sync + use<W>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {

@@ -20,7 +20,9 @@ pub fn shortened_to_end(text: &str, limit: usize) -> String {
 
 /// The text without control characters but tabs and line breaks: it ends in terminals.
 pub fn without_controls(text: &str) -> String {
-    text.chars().filter(|character| matches!(character, '\t' | '\n') || !character.is_control()).collect()
+    text.chars()
+        .filter(|character| matches!(character, '\t' | '\n') || !character.is_control())
+        .collect()
 }
 
 /// The text without what may be secret in its addresses: user, password and query. Storage signs its addresses by the query.
@@ -33,7 +35,8 @@ pub fn without_secrets(text: &str) -> String {
         let (before, after) = rest.split_at(at + AUTHORITY.len());
         safe.push_str(before);
         let (address, behind) = after.split_at(after.find(ends).unwrap_or(after.len()));
-        let (authority, path) = address.split_at(address.find(['/', '?', '#']).unwrap_or(address.len()));
+        let (authority, path) =
+            address.split_at(address.find(['/', '?', '#']).unwrap_or(address.len()));
         safe.push_str(authority.rsplit_once('@').map_or(authority, |(_, host)| host));
         match path.split_once('?') {
             // What follows an address in a sentence is no part of its query.
@@ -62,7 +65,10 @@ mod tests {
         for (text, expected) in [
             ("no address", "no address"),
             ("GET https://r.example/v2/: 401", "GET https://r.example/v2/: 401"),
-            ("git clone https://me:hunter2@git.example/a.git failed", "git clone https://git.example/a.git failed"),
+            (
+                "git clone https://me:hunter2@git.example/a.git failed",
+                "git clone https://git.example/a.git failed",
+            ),
             ("https://me@x@git.example", "https://git.example"),
             (
                 "PUT request to https://r/v2/x/blobs/uploads/1?_state=secret&b=c: 500 Internal Server Error",
@@ -85,7 +91,11 @@ mod tests {
             ("long", 3, "…", "…"),
             ("", 0, "", ""),
         ] {
-            assert_eq!((shortened(text, limit).as_str(), shortened_to_end(text, limit).as_str()), (begin, end), "{text} {limit}");
+            assert_eq!(
+                (shortened(text, limit).as_str(), shortened_to_end(text, limit).as_str()),
+                (begin, end),
+                "{text} {limit}"
+            );
         }
     }
 }

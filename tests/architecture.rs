@@ -24,7 +24,8 @@ const PURE: &[&str] = &[
 ];
 
 /// What only the shell around them may touch.
-const SHELL: &[&str] = &["kube::Client", "Api<", "Api::<", "tokio", "std::process", "SystemTime::now", "Instant::now"];
+const SHELL: &[&str] =
+    &["kube::Client", "Api<", "Api::<", "tokio", "std::process", "SystemTime::now", "Instant::now"];
 
 #[test]
 fn pure_modules_touch_no_client_and_no_runtime() {
@@ -36,7 +37,12 @@ fn pure_modules_touch_no_client_and_no_runtime() {
             let text = fs::read_to_string(&file).unwrap();
             for (number, line) in text.lines().enumerate() {
                 for word in SHELL {
-                    assert!(!line.contains(word), "{}:{}: {word} in a pure module: {line}", file.display(), number + 1);
+                    assert!(
+                        !line.contains(word),
+                        "{}:{}: {word} in a pure module: {line}",
+                        file.display(),
+                        number + 1
+                    );
                 }
             }
         }
@@ -46,7 +52,10 @@ fn pure_modules_touch_no_client_and_no_runtime() {
 /// The file and the folder of the same name beside it.
 fn files(path: &Path) -> Vec<std::path::PathBuf> {
     if path.is_dir() {
-        return fs::read_dir(path).unwrap().flat_map(|entry| files(&entry.unwrap().path())).collect();
+        return fs::read_dir(path)
+            .unwrap()
+            .flat_map(|entry| files(&entry.unwrap().path()))
+            .collect();
     }
     if path.extension().is_none_or(|extension| extension != "rs") {
         return Vec::new();

@@ -9,7 +9,8 @@ use ocibuild::api::{OciBuild, crd_yaml};
 use serde_json::Value;
 
 /// Where the definition stands: for kubectl, and in the chart.
-const FILES: [&str; 2] = ["crds/ocibuilds.ocibuild.dev.yaml", "charts/ocibuild/files/ocibuilds.ocibuild.dev.yaml"];
+const FILES: [&str; 2] =
+    ["crds/ocibuilds.ocibuild.dev.yaml", "charts/ocibuild/files/ocibuilds.ocibuild.dev.yaml"];
 
 fn definition() -> Value {
     serde_saphyr::from_str(&crd_yaml()).unwrap()
@@ -28,7 +29,10 @@ fn the_files_hold_what_the_types_say() {
             fs::write(&path, &expected).unwrap();
         }
         let found = fs::read_to_string(&path).unwrap_or_default();
-        assert!(found == expected, "{file} is not what src/api says. Write it anew: BLESS=1 cargo test --test crd");
+        assert!(
+            found == expected,
+            "{file} is not what src/api says. Write it anew: BLESS=1 cargo test --test crd"
+        );
     }
 }
 
@@ -47,9 +51,13 @@ fn every_field_is_described_in_one_line_a_paragraph() {
             return;
         }
         seen += 1;
-        let description = schema["description"].as_str().unwrap_or_else(|| panic!("{path} has no description"));
+        let description =
+            schema["description"].as_str().unwrap_or_else(|| panic!("{path} has no description"));
         assert!(description.len() >= 10, "{path}: {description:?} says nothing");
-        assert!(!description.replace("\n\n", "").contains('\n'), "{path}: {description:?} breaks its lines");
+        assert!(
+            !description.replace("\n\n", "").contains('\n'),
+            "{path}: {description:?} breaks its lines"
+        );
     });
     assert!(seen > 100, "only {seen} fields were seen");
 }
@@ -59,7 +67,10 @@ fn every_field_is_described_in_one_line_a_paragraph() {
 fn no_number_has_a_format_that_kubernetes_does_not_know() {
     each_schema("", &schema(), &mut |path, schema| {
         if let Some(format) = schema["format"].as_str() {
-            assert!(["int32", "int64", "double", "date-time"].contains(&format), "{path}: format {format}");
+            assert!(
+                ["int32", "int64", "double", "date-time"].contains(&format),
+                "{path}: format {format}"
+            );
         }
     });
 }
@@ -69,8 +80,12 @@ fn the_schema_is_structural() {
     each_schema("", &schema(), &mut |path, schema| {
         let typed = schema["type"].is_string() || schema["x-kubernetes-int-or-string"] == true;
         assert!(typed, "{path} has no type");
-        assert!(schema["properties"].is_null() || schema["additionalProperties"].is_null(), "{path} is a map and an object");
-        for keyword in ["$ref", "definitions", "patternProperties", "oneOf", "anyOf", "uniqueItems"] {
+        assert!(
+            schema["properties"].is_null() || schema["additionalProperties"].is_null(),
+            "{path} is a map and an object"
+        );
+        for keyword in ["$ref", "definitions", "patternProperties", "oneOf", "anyOf", "uniqueItems"]
+        {
             assert!(schema[keyword].is_null(), "{path} uses {keyword}");
         }
     });
@@ -82,9 +97,15 @@ fn names_scope_and_columns_stay() {
     let definition = definition();
     let columns = definition["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap();
     let columns: Vec<_> = columns.iter().map(|column| column["name"].as_str().unwrap()).collect();
-    assert_eq!(columns, ["Phase", "Progress", "Image", "Digest", "Reason", "Time", "Age", "Tar", "Pod", "Queue"]);
+    assert_eq!(
+        columns,
+        ["Phase", "Progress", "Image", "Digest", "Reason", "Time", "Age", "Tar", "Pod", "Queue"]
+    );
     assert_eq!(definition["spec"]["scope"], "Namespaced");
-    assert_eq!(definition["spec"]["versions"][0]["subresources"], serde_json::json!({ "status": {} }));
+    assert_eq!(
+        definition["spec"]["versions"][0]["subresources"],
+        serde_json::json!({ "status": {} })
+    );
 }
 
 #[test]
@@ -94,7 +115,10 @@ fn rules_refuse_bad_manifests_in_these_words() {
         let messages = violations(&schema, &manifest(change));
         // Types and bounds are for the API server.
         if *refused_by == RefusedBy::Rule {
-            assert!(messages.iter().any(|message| expected.ends_with(message.as_str())), "{change}: {messages:?}");
+            assert!(
+                messages.iter().any(|message| expected.ends_with(message.as_str())),
+                "{change}: {messages:?}"
+            );
         }
     }
 }
@@ -105,7 +129,8 @@ fn good_manifests_break_no_rule_and_can_be_read() {
     for change in GOOD {
         let manifest = manifest(change);
         assert_eq!(violations(&schema, &manifest), Vec::<String>::new(), "{change}");
-        serde_json::from_value::<OciBuild>(manifest).unwrap_or_else(|error| panic!("{change}: {error}"));
+        serde_json::from_value::<OciBuild>(manifest)
+            .unwrap_or_else(|error| panic!("{change}: {error}"));
     }
 }
 
@@ -113,13 +138,16 @@ fn good_manifests_break_no_rule_and_can_be_read() {
 #[test]
 fn every_rule_of_the_spec_is_broken_by_a_row() {
     let schema = schema();
-    let broken: Vec<_> = BAD.iter().flat_map(|(change, ..)| violations(&schema, &manifest(change))).collect();
+    let broken: Vec<_> =
+        BAD.iter().flat_map(|(change, ..)| violations(&schema, &manifest(change))).collect();
     let mut rules = 0;
     let mut unbroken = Vec::new();
     each_schema("", &schema, &mut |path, schema| {
         for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
             rules += 1;
-            let message = rule["message"].as_str().unwrap_or_else(|| panic!("{path}: a rule without a message"));
+            let message = rule["message"]
+                .as_str()
+                .unwrap_or_else(|| panic!("{path}: a rule without a message"));
             if !broken.iter().any(|words| words == message) {
                 unbroken.push(format!("{path}: {message}"));
             }

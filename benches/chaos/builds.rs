@@ -43,7 +43,9 @@ impl Kind {
         match self {
             Self::Copied => "FROM scratch\nCOPY Dockerfile /copied\n",
             Self::Pushed => "FROM busybox:1.37\nRUN sleep 2 && echo pushed > /made\n",
-            Self::Claimed => "FROM busybox:1.37\nRUN sleep 1 && echo one > /one\nRUN sleep 1 && echo two > /two\n",
+            Self::Claimed => {
+                "FROM busybox:1.37\nRUN sleep 1 && echo one > /one\nRUN sleep 1 && echo two > /two\n"
+            }
             Self::Failing => "FROM busybox:1.37\nRUN sleep 2 && exit 7\n",
         }
     }
@@ -87,7 +89,9 @@ pub fn build(kind: Kind, name: &str, cluster: &Cluster) -> OciBuild {
         "retries": 10,
     });
     match kind {
-        Kind::Copied => spec["output"] = json!({ "persistentVolumeClaim": { "claimName": SHARED_CLAIM } }),
+        Kind::Copied => {
+            spec["output"] = json!({ "persistentVolumeClaim": { "claimName": SHARED_CLAIM } })
+        }
         Kind::Pushed | Kind::Failing => {
             spec["push"] = json!(true);
             spec["registry"] = json!(format!("{REGISTRY}/{}", cluster.namespace));
@@ -95,7 +99,9 @@ pub fn build(kind: Kind, name: &str, cluster: &Cluster) -> OciBuild {
         }
         Kind::Claimed => spec["output"] = json!({ "claimTemplate": { "storage": "100Mi" } }),
     }
-    object(json!({ "apiVersion": "ocibuild.dev/v1alpha1", "kind": "OciBuild", "metadata": { "name": name }, "spec": spec }))
+    object(
+        json!({ "apiVersion": "ocibuild.dev/v1alpha1", "kind": "OciBuild", "metadata": { "name": name }, "spec": spec }),
+    )
 }
 
 /// Builds one of each kind while nobody disturbs.
@@ -113,7 +119,8 @@ pub async fn undisturbed(cluster: &Cluster) -> anyhow::Result<Expectations> {
     let mut ends = BTreeMap::new();
     while ends.len() < Kind::ALL.len() {
         let builds = cluster.builds().await?;
-        let end_of = |kind| builds.iter().find(|build| build.name_any() == name(kind)).and_then(End::of);
+        let end_of =
+            |kind| builds.iter().find(|build| build.name_any() == name(kind)).and_then(End::of);
         ends = Kind::ALL.into_iter().filter_map(|kind| Some((kind, end_of(kind)?))).collect();
         ensure!(Instant::now() < deadline, "they have not ended after three minutes: {ends:?}");
         sleep(Duration::from_millis(300)).await;

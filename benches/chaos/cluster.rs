@@ -39,9 +39,17 @@ pub struct Cluster {
 impl Cluster {
     /// A namespace of its own on the development cluster.
     pub async fn connect() -> anyhow::Result<Self> {
-        let path = std::env::var("OCIBUILD_KUBECONFIG").context("OCIBUILD_KUBECONFIG is not set; dev/chaos sets it")?;
-        let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?;
-        let cluster = Self { client: Client::try_from(config)?, namespace: format!("chaos-{}", std::process::id()) };
+        let path = std::env::var("OCIBUILD_KUBECONFIG")
+            .context("OCIBUILD_KUBECONFIG is not set; dev/chaos sets it")?;
+        let config = Config::from_custom_kubeconfig(
+            Kubeconfig::read_from(path)?,
+            &KubeConfigOptions::default(),
+        )
+        .await?;
+        let cluster = Self {
+            client: Client::try_from(config)?,
+            namespace: format!("chaos-{}", std::process::id()),
+        };
         let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
         let namespace = json!({ "metadata": { "name": cluster.namespace, "labels": { "ocibuild.dev/test": "true" } } });
         namespaces.create(&PostParams::default(), &serde_json::from_value(namespace)?).await?;
@@ -49,7 +57,9 @@ impl Cluster {
     }
 
     pub async fn delete_namespace(&self) -> anyhow::Result<()> {
-        Api::<Namespace>::all(self.client.clone()).delete(&self.namespace, &DeleteParams::default()).await?;
+        Api::<Namespace>::all(self.client.clone())
+            .delete(&self.namespace, &DeleteParams::default())
+            .await?;
         Ok(())
     }
 
@@ -63,7 +73,11 @@ impl Cluster {
     /// Makes an object; one that is there already was made by a try whose answer was lost.
     pub async fn create<K>(&self, object: K) -> anyhow::Result<()>
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + Serialize
+            + DeserializeOwned,
     {
         let api = self.api::<K>();
         let what = format!("create {}", object.name_any());
@@ -76,17 +90,26 @@ impl Cluster {
 
     pub async fn builds(&self) -> anyhow::Result<Vec<OciBuild>> {
         let api = self.api::<OciBuild>();
-        Ok(patiently("list the builds", async || api.list(&ListParams::default()).await).await?.items)
+        Ok(patiently("list the builds", async || api.list(&ListParams::default()).await)
+            .await?
+            .items)
     }
 
     /// Names of the builds that have ended.
     pub async fn ended(&self) -> anyhow::Result<BTreeSet<String>> {
         let is_final = |build: &OciBuild| {
             build.status.as_ref().is_some_and(|status| {
-                status.phase.is_some_and(Phase::is_final) && status.observed_generation == build.metadata.generation
+                status.phase.is_some_and(Phase::is_final)
+                    && status.observed_generation == build.metadata.generation
             })
         };
-        Ok(self.builds().await?.iter().filter(|build| is_final(build)).map(ResourceExt::name_any).collect())
+        Ok(self
+            .builds()
+            .await?
+            .iter()
+            .filter(|build| is_final(build))
+            .map(ResourceExt::name_any)
+            .collect())
     }
 
     /// Pods of builds whose containers run, in the order of their names.
@@ -100,14 +123,20 @@ impl Cluster {
 
     async fn running_pods(&self, namespace: &str, label: &str) -> anyhow::Result<Vec<Pod>> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let mut pods = patiently("list pods", async || api.list(&ListParams::default().labels(label)).await).await?.items;
-        pods.retain(|pod| pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running")));
+        let mut pods =
+            patiently("list pods", async || api.list(&ListParams::default().labels(label)).await)
+                .await?
+                .items;
+        pods.retain(|pod| {
+            pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
+        });
         pods.sort_by_key(ResourceExt::name_any);
         Ok(pods)
     }
 
     pub async fn delete_pod(&self, pod: &Pod, seconds: Option<u32>) -> anyhow::Result<()> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let api: Api<Pod> =
+            Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let parameters = DeleteParams { grace_period_seconds: seconds, ..DeleteParams::default() };
         patiently("delete a pod", async || match api.delete(&pod.name_any(), &parameters).await {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
@@ -130,9 +159,11 @@ impl Cluster {
                 .await
                 .unwrap_or_else(|error| format!("{error:#}\n"));
             let is_events = arguments.contains(&"events");
-            let lines = told
-                .lines()
-                .filter(|line| !is_events || line.contains(&format!("/{build}-g")) || line.contains(&format!("/{build} ")));
+            let lines = told.lines().filter(|line| {
+                !is_events
+                    || line.contains(&format!("/{build}-g"))
+                    || line.contains(&format!("/{build} "))
+            });
             story.extend(lines.flat_map(|line| [line, "\n"]));
         }
         story
@@ -146,7 +177,8 @@ pub async fn patiently<T>(what: &str, ask: impl AsyncFn() -> kube::Result<T>) ->
         let error = match timeout(Duration::from_secs(15), ask()).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(kube::Error::Api(status)))
-                if (400..500).contains(&status.code) && ![401, 403, 409, 429].contains(&status.code) =>
+                if (400..500).contains(&status.code)
+                    && ![401, 403, 409, 429].contains(&status.code) =>
             {
                 return Err(kube::Error::Api(status)).with_context(|| what.to_owned());
             }
@@ -162,10 +194,20 @@ pub async fn patiently<T>(what: &str, ask: impl AsyncFn() -> kube::Result<T>) ->
 
 /// Runs a command; its output, or its complaint.
 pub async fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().await.with_context(|| program.to_owned())?;
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .with_context(|| program.to_owned())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let words = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {}: {}\n{text}{words}", arguments.join(" "), output.status);
+    ensure!(
+        output.status.success(),
+        "{program} {}: {}\n{text}{words}",
+        arguments.join(" "),
+        output.status
+    );
     Ok(text)
 }
 
@@ -176,8 +218,15 @@ pub fn processes(pod: &Pod, name: &str) -> Vec<i32> {
         let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
         read("comm").trim_end() == name && read("cgroup").contains(&format!("pod{uid}"))
     };
-    let folders = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
-    folders.filter(|folder| is_it(folder)).filter_map(|folder: PathBuf| folder.file_name()?.to_str()?.parse().ok()).collect()
+    let folders = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .map(|entry| entry.path());
+    folders
+        .filter(|folder| is_it(folder))
+        .filter_map(|folder: PathBuf| folder.file_name()?.to_str()?.parse().ok())
+        .collect()
 }
 
 pub fn object<T: DeserializeOwned>(value: Value) -> T {

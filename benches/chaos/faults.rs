@@ -59,12 +59,18 @@ impl Fault {
     }
 
     /// Does it, and undoes what would not pass by itself; what was done, if there was anything to hit.
-    pub async fn inflict(self, cluster: &Cluster, random: &mut fastrand::Rng) -> anyhow::Result<Option<String>> {
+    pub async fn inflict(
+        self,
+        cluster: &Cluster,
+        random: &mut fastrand::Rng,
+    ) -> anyhow::Result<Option<String>> {
         // Drawn in any case: whether there is something to hit must not change what comes later.
         let (choice, seconds) = (random.f64(), random.u64(0..8));
         let is_rough = random.bool();
         Ok(match self {
-            Self::OperatorKilled => kill_operators(cluster, choose(cluster.operators().await?, choice)).await?,
+            Self::OperatorKilled => {
+                kill_operators(cluster, choose(cluster.operators().await?, choice)).await?
+            }
             Self::OperatorsKilled => kill_operators(cluster, cluster.operators().await?).await?,
             Self::DaemonKilled => kill_in_build(cluster, choice, "buildkitd").await?,
             Self::RunnerKilled => kill_in_build(cluster, choice, "ocibuild").await?,
@@ -82,12 +88,14 @@ impl Fault {
             Self::OperatorCutOff => {
                 let pods = cluster.operators().await?;
                 cut_off(&pods, &["-p", "tcp", "--dport", "6443"], 2 * seconds + 2).await?;
-                told("cut off", &pods).map(|cut| format!("{cut} from the API server for {} s", 2 * seconds + 2))
+                told("cut off", &pods)
+                    .map(|cut| format!("{cut} from the API server for {} s", 2 * seconds + 2))
             }
             Self::BuildCutOff => {
                 let pods = choose(running_builds(cluster).await?, choice);
                 cut_off(&pods, &[], seconds + 1).await?;
-                told("cut off", &pods).map(|cut| format!("{cut} from everything for {} s", seconds + 1))
+                told("cut off", &pods)
+                    .map(|cut| format!("{cut} from everything for {} s", seconds + 1))
             }
         })
     }
@@ -129,7 +137,12 @@ async fn running_builds(cluster: &Cluster) -> anyhow::Result<Vec<Pod>> {
 
 /// One of them, or none where there is none.
 fn choose(mut pods: Vec<Pod>, choice: f64) -> Vec<Pod> {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "0 ≤ choice < 1")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "0 ≤ choice < 1"
+    )]
     let index = (choice * pods.len() as f64) as usize;
     if pods.is_empty() { pods } else { vec![pods.swap_remove(index)] }
 }
@@ -146,7 +159,11 @@ fn kill(pod: &Pod, name: &str) -> bool {
     processes.filter(|process| kill_process(*process, Signal::KILL).is_ok()).count() > 0
 }
 
-async fn kill_in_build(cluster: &Cluster, choice: f64, name: &str) -> anyhow::Result<Option<String>> {
+async fn kill_in_build(
+    cluster: &Cluster,
+    choice: f64,
+    name: &str,
+) -> anyhow::Result<Option<String>> {
     let mut pods = choose(running_builds(cluster).await?, choice);
     pods.retain(|pod| kill(pod, name));
     Ok(told(&format!("SIGKILL to {name} of"), &pods))
@@ -171,9 +188,19 @@ async fn kill_operators(cluster: &Cluster, mut pods: Vec<Pod>) -> anyhow::Result
 /// Evicts the pods of builds and of the operator, as `kubectl drain` does before a node is taken away, and gives the node back.
 async fn drain(seconds: u64) -> anyhow::Result<String> {
     let which = "--pod-selector=app.kubernetes.io/managed-by=ocibuild";
-    let drained =
-        run("kubectl", &["drain", NODE, which, "--force", "--delete-emptydir-data", "--ignore-daemonsets", "--timeout=60s"])
-            .await;
+    let drained = run(
+        "kubectl",
+        &[
+            "drain",
+            NODE,
+            which,
+            "--force",
+            "--delete-emptydir-data",
+            "--ignore-daemonsets",
+            "--timeout=60s",
+        ],
+    )
+    .await;
     sleep(Duration::from_secs(seconds)).await;
     run("kubectl", &["uncordon", NODE]).await?;
     let evicted = drained?.lines().filter(|line| line.starts_with("evicting pod")).count();
@@ -183,17 +210,27 @@ async fn drain(seconds: u64) -> anyhow::Result<String> {
 async fn restart(process: &str, seconds: u64) -> anyhow::Result<String> {
     run("dev/cluster", &["kill", process]).await?;
     sleep(Duration::from_secs(seconds)).await;
-    run("dev/cluster", &["revive", process]).await.with_context(|| format!("{process} does not come back"))?;
+    run("dev/cluster", &["revive", process])
+        .await
+        .with_context(|| format!("{process} does not come back"))?;
     Ok(format!("SIGKILL to {process}; back after {seconds} s"))
 }
 
 /// Drops what the pods send, to the node and through it.
 async fn cut_off(pods: &[Pod], what: &[&str], seconds: u64) -> anyhow::Result<()> {
-    let addresses: Vec<&str> = pods.iter().filter_map(|pod| pod.status.as_ref()?.pod_ip.as_deref()).collect();
+    let addresses: Vec<&str> =
+        pods.iter().filter_map(|pod| pod.status.as_ref()?.pod_ip.as_deref()).collect();
     let mut rules = Vec::new();
     for address in addresses {
         for chain in ["INPUT", "FORWARD"] {
-            rules.push([&[chain, "-s", address], what, &["-m", "comment", "--comment", RULE_COMMENT, "-j", "DROP"]].concat());
+            rules.push(
+                [
+                    &[chain, "-s", address],
+                    what,
+                    &["-m", "comment", "--comment", RULE_COMMENT, "-j", "DROP"],
+                ]
+                .concat(),
+            );
         }
     }
     for rule in &rules {

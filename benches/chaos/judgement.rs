@@ -40,7 +40,8 @@ pub async fn judge(
     for name in hung {
         judgement.complaints.insert(name, "it has not ended".to_owned());
     }
-    let built: BTreeMap<String, OciBuild> = cluster.builds().await?.into_iter().map(|build| (build.name_any(), build)).collect();
+    let built: BTreeMap<String, OciBuild> =
+        cluster.builds().await?.into_iter().map(|build| (build.name_any(), build)).collect();
     let twice = recorder.twice();
     let sums = sums_on_claim(cluster).await?;
     for (number, name) in builds::names(count).into_iter().enumerate() {
@@ -50,17 +51,23 @@ pub async fn judge(
             judgement.complaints.insert(name, "it is gone".to_owned());
             continue;
         };
-        judgement.attempts += build.status.as_ref().and_then(|status| status.attempt).unwrap_or_default();
+        judgement.attempts +=
+            build.status.as_ref().and_then(|status| status.attempt).unwrap_or_default();
         let of_build = |pod: &&String| pod.starts_with(&format!("{name}-g"));
-        let complaint =
-            twice.iter().find(of_build).map(|pod| format!("two pods had the name {pod}")).or_else(|| unexplained(build));
+        let complaint = twice
+            .iter()
+            .find(of_build)
+            .map(|pod| format!("two pods had the name {pod}"))
+            .or_else(|| unexplained(build));
         if let Some(complaint) = complaint {
             judgement.duplicated += 1;
             judgement.complaints.insert(name.clone(), complaint);
         }
         let Some(end) = End::of(build) else { continue };
         let complaint = match expectations.get(&kind) {
-            Some(expected) if *expected != end => Some(format!("it should have ended with {expected:?}, and has with {end:?}")),
+            Some(expected) if *expected != end => {
+                Some(format!("it should have ended with {expected:?}, and has with {end:?}"))
+            }
             _ => elsewhere(cluster, kind, build, &sums).await,
         };
         if let Some(complaint) = complaint {
@@ -86,21 +93,28 @@ fn unexplained(build: &OciBuild) -> Option<String> {
 }
 
 /// An image that is not where the status says, or another.
-async fn elsewhere(cluster: &Cluster, kind: Kind, build: &OciBuild, sums: &BTreeMap<String, String>) -> Option<String> {
+async fn elsewhere(
+    cluster: &Cluster,
+    kind: Kind,
+    build: &OciBuild,
+    sums: &BTreeMap<String, String>,
+) -> Option<String> {
     let status = build.status.clone().unwrap_or_default();
     let name = build.name_any();
     match kind {
         Kind::Copied => {
             let sum = status.tar.map(|tar| tar.sha256);
-            (sum.as_ref() != sums.get(&name))
-                .then(|| format!("the tar has the sum {:?}, and the status says {sum:?}", sums.get(&name)))
+            (sum.as_ref() != sums.get(&name)).then(|| {
+                format!("the tar has the sum {:?}, and the status says {sum:?}", sums.get(&name))
+            })
         }
         Kind::Pushed => {
             let registry = std::env::var("OCIBUILD_DEV_REGISTRY").unwrap_or_default();
-            let address = format!("http://{registry}/v2/{}/{name}/manifests/latest", cluster.namespace);
-            let accept =
-                "Accept: application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
-            let answer = run("curl", &["--silent", "--head", "--fail", "--header", accept, &address]).await;
+            let address =
+                format!("http://{registry}/v2/{}/{name}/manifests/latest", cluster.namespace);
+            let accept = "Accept: application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
+            let answer =
+                run("curl", &["--silent", "--head", "--fail", "--header", accept, &address]).await;
             let digest = status.image.and_then(|image| image.digest).unwrap_or_default();
             (!answer.as_ref().is_ok_and(|answer| answer.contains(&digest)))
                 .then(|| format!("the registry does not have {digest}: {answer:?}"))
@@ -130,11 +144,21 @@ async fn sums_on_claim(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, Str
         let pod = patiently("get the pod that sums", async || pods.get("sums").await).await?;
         match pod.status.and_then(|status| status.phase).as_deref() {
             Some("Succeeded") => break,
-            phase => anyhow::ensure!(Instant::now() < deadline && phase != Some("Failed"), "the pod that sums is {phase:?}"),
+            phase => anyhow::ensure!(
+                Instant::now() < deadline && phase != Some("Failed"),
+                "the pod that sums is {phase:?}"
+            ),
         }
         sleep(Duration::from_millis(300)).await;
     }
-    let log = pods.logs("sums", &kube::api::LogParams::default()).await.context("the sums of the tars")?;
+    let log = pods
+        .logs("sums", &kube::api::LogParams::default())
+        .await
+        .context("the sums of the tars")?;
     let lines = log.lines().filter_map(|line| line.split_once("  "));
-    Ok(lines.filter_map(|(sum, path)| Some((path.strip_suffix("/image.tar")?.to_owned(), sum.to_owned()))).collect())
+    Ok(lines
+        .filter_map(|(sum, path)| {
+            Some((path.strip_suffix("/image.tar")?.to_owned(), sum.to_owned()))
+        })
+        .collect())
 }

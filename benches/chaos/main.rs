@@ -45,17 +45,22 @@ struct Arguments {
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-    println!("seed {seed}: to have the same faults again, dev/chaos --seed {seed} --builds {}", arguments.builds);
+    println!(
+        "seed {seed}: to have the same faults again, dev/chaos --seed {seed} --builds {}",
+        arguments.builds
+    );
     let cluster = Cluster::connect().await?;
     faults::mend(&cluster).await?;
-    let expectations = builds::undisturbed(&cluster).await.context("builds that nobody disturbs")?;
+    let expectations =
+        builds::undisturbed(&cluster).await.context("builds that nobody disturbs")?;
     let recorder = Recorder::start(&cluster);
     let inflicted = disturb(&cluster, &recorder, &arguments, fastrand::Rng::with_seed(seed)).await;
     faults::mend(&cluster).await?;
     let inflicted = inflicted?;
     let hung = wait_for_all(&cluster, &builds::names(arguments.builds)).await?;
     recorder.hear(&cluster).await?;
-    let judgement = judgement::judge(&cluster, &recorder, &expectations, arguments.builds, hung).await?;
+    let judgement =
+        judgement::judge(&cluster, &recorder, &expectations, arguments.builds, hung).await?;
     for (name, complaint) in &judgement.complaints {
         println!("\n{name}: {complaint}\n{}", cluster.story(name).await);
         recorder.print(name);
@@ -80,24 +85,28 @@ async fn disturb(
     arguments: &Arguments,
     mut random: fastrand::Rng,
 ) -> anyhow::Result<usize> {
-    let count = arguments.faults.unwrap_or_else(|| Fault::ALL.len() * arguments.builds.div_ceil(40));
+    let count =
+        arguments.faults.unwrap_or_else(|| Fault::ALL.len() * arguments.builds.div_ceil(40));
     ensure!(count > 0, "chaos without a fault is none");
     let start = Instant::now();
     let mut names = builds::names(arguments.builds).into_iter().enumerate();
     let (mut open, mut hits) = (BTreeSet::new(), 0);
     for (number, fault) in Fault::deal(&mut random, count).into_iter().enumerate() {
         let pause = Duration::from_millis(random.u64(300..3000));
-        for (index, name) in
-            names.by_ref().take((arguments.builds * (number + 1)).div_ceil(count) - arguments.builds * number / count)
-        {
+        for (index, name) in names.by_ref().take(
+            (arguments.builds * (number + 1)).div_ceil(count) - arguments.builds * number / count,
+        ) {
             wait_for_room(cluster, &mut open).await?;
             cluster.create(builds::build(Kind::of(index), &name, cluster)).await?;
             open.insert(name);
         }
         sleep(pause).await;
-        let inflicted = fault.inflict(cluster, &mut random).await.with_context(|| format!("{fault:?}"))?;
+        let inflicted =
+            fault.inflict(cluster, &mut random).await.with_context(|| format!("{fault:?}"))?;
         hits += usize::from(inflicted.is_some());
-        let what = inflicted.unwrap_or_else(|| format!("{fault:?}: nothing was there to be hit; it does not count"));
+        let what = inflicted.unwrap_or_else(|| {
+            format!("{fault:?}: nothing was there to be hit; it does not count")
+        });
         let line = format!("{:>6.1} s  {what}", start.elapsed().as_secs_f64());
         println!("{line}");
         recorder.remember(&line);
@@ -124,7 +133,8 @@ async fn wait_for_all(cluster: &Cluster, names: &[String]) -> anyhow::Result<Vec
     let deadline = Instant::now() + PATIENCE;
     loop {
         let ended = cluster.ended().await?;
-        let open: Vec<String> = names.iter().filter(|name| !ended.contains(*name)).cloned().collect();
+        let open: Vec<String> =
+            names.iter().filter(|name| !ended.contains(*name)).cloned().collect();
         if open.is_empty() || Instant::now() > deadline {
             return Ok(open);
         }

@@ -38,7 +38,12 @@ impl Recorder {
             let config = watcher::Config::default().labels("app.kubernetes.io/managed-by=ocibuild");
             let mut events = watcher(pods, config).default_backoff().boxed();
             while let Some(event) = events.next().await {
-                if let Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) | watcher::Event::Delete(pod)) = event {
+                if let Ok(
+                    watcher::Event::Apply(pod)
+                    | watcher::Event::InitApply(pod)
+                    | watcher::Event::Delete(pod),
+                ) = event
+                {
                     watching.note(&pod);
                 }
             }
@@ -66,7 +71,12 @@ impl Recorder {
 
     /// Names that more than one pod has had.
     pub fn twice(&self) -> Vec<String> {
-        self.records().uids.iter().filter(|(_, uids)| uids.len() > 1).map(|(name, _)| name.clone()).collect()
+        self.records()
+            .uids
+            .iter()
+            .filter(|(_, uids)| uids.len() > 1)
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// All that was noted of a build's pods, between what was done to the cluster.
@@ -82,9 +92,16 @@ impl Recorder {
     fn note(&self, pod: &Pod) {
         let status = pod.status.clone().unwrap_or_default();
         let state = |statuses: Option<Vec<k8s_openapi::api::core::v1::ContainerStatus>>| {
-            let state = statuses.into_iter().flatten().next().and_then(|container| container.state).unwrap_or_default();
+            let state = statuses
+                .into_iter()
+                .flatten()
+                .next()
+                .and_then(|container| container.state)
+                .unwrap_or_default();
             match (state.running, state.terminated) {
-                (_, Some(ended)) => format!("ended {} {}", ended.exit_code, ended.reason.unwrap_or_default()),
+                (_, Some(ended)) => {
+                    format!("ended {} {}", ended.exit_code, ended.reason.unwrap_or_default())
+                }
                 (Some(_), None) => "runs".to_owned(),
                 (None, None) => "waits".to_owned(),
             }

@@ -48,7 +48,11 @@ impl ControlPlane {
             ["--log-level", "error"],
             ["--quota-backend-bytes", "8589934592"],
         ];
-        processes.push(spawn(folder.path(), "etcd", &[&["--unsafe-no-fsync"], arguments.concat().as_slice()].concat())?);
+        processes.push(spawn(
+            folder.path(),
+            "etcd",
+            &[&["--unsafe-no-fsync"], arguments.concat().as_slice()].concat(),
+        )?);
         // The folder is for this program and root alone; a token is enough.
         fs::write(path("tokens"), format!("{TOKEN},admin,admin,system:masters\n"))?;
         let key = rcgen::KeyPair::generate()?;
@@ -76,9 +80,11 @@ impl ControlPlane {
         )?);
         let kubeconfig = kubeconfig(port, None);
         fs::write(path("kubeconfig"), kubeconfig.to_string())?;
-        let config =
-            Config::from_custom_kubeconfig(serde_json::from_value::<Kubeconfig>(kubeconfig)?, &KubeConfigOptions::default())
-                .await?;
+        let config = Config::from_custom_kubeconfig(
+            serde_json::from_value::<Kubeconfig>(kubeconfig)?,
+            &KubeConfigOptions::default(),
+        )
+        .await?;
         let mut plane = Self { client: Client::try_from(config)?, processes, folder };
         plane.wait_until_ready().await?;
         plane.install_chart(port)?;
@@ -127,7 +133,11 @@ impl ControlPlane {
                     bail!("{name} has ended: {status}\n{}", log_end(self.folder.path(), name));
                 }
             }
-            ensure!(Instant::now() < deadline, "the API server is not ready\n{}", log_end(self.folder.path(), "kube-apiserver"));
+            ensure!(
+                Instant::now() < deadline,
+                "the API server is not ready\n{}",
+                log_end(self.folder.path(), "kube-apiserver")
+            );
             sleep(Duration::from_millis(200)).await;
         }
     }
@@ -140,13 +150,36 @@ impl ControlPlane {
     /// The chart's definition, rights and configuration; the operator itself is a process of the bench.
     fn install_chart(&self, port: u16) -> anyhow::Result<()> {
         let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/ocibuild");
-        let manifests =
-            self.run("helm", &["template", "ocibuild", chart, "--namespace", "ocibuild-system", "--set", "replicas=0"], "")?;
+        let manifests = self.run(
+            "helm",
+            &[
+                "template",
+                "ocibuild",
+                chart,
+                "--namespace",
+                "ocibuild-system",
+                "--set",
+                "replicas=0",
+            ],
+            "",
+        )?;
         self.run("kubectl", &["create", "namespace", "ocibuild-system"], "")?;
-        self.run("kubectl", &["apply", "--server-side", "--namespace", "ocibuild-system", "-f", "-"], &manifests)?;
-        self.run("kubectl", &["wait", "--for=condition=Established", "crd/ocibuilds.ocibuild.dev"], "")?;
+        self.run(
+            "kubectl",
+            &["apply", "--server-side", "--namespace", "ocibuild-system", "-f", "-"],
+            &manifests,
+        )?;
+        self.run(
+            "kubectl",
+            &["wait", "--for=condition=Established", "crd/ocibuilds.ocibuild.dev"],
+            "",
+        )?;
         let what = "jsonpath={.data.config\\.yaml}";
-        let config = self.run("kubectl", &["--namespace", "ocibuild-system", "get", "configmap", "ocibuild", "-o", what], "")?;
+        let config = self.run(
+            "kubectl",
+            &["--namespace", "ocibuild-system", "get", "configmap", "ocibuild", "-o", what],
+            "",
+        )?;
         fs::write(self.path("operator.yaml"), config)?;
         let operator = kubeconfig(port, Some("system:serviceaccount:ocibuild-system:ocibuild"));
         fs::write(self.path("operator.kubeconfig"), operator.to_string())?;
@@ -166,14 +199,31 @@ impl ControlPlane {
                 additional: Vec::new(),
             }),
             started_at: None,
-            timings: Milliseconds { build: Some(1500), export: Some(100), push: Some(200), ..Milliseconds::default() },
-            progress: Some(Progress { total: 4, done: 4, cached: 1, current: None, summary: "4/4".to_owned() }),
+            timings: Milliseconds {
+                build: Some(1500),
+                export: Some(100),
+                push: Some(200),
+                ..Milliseconds::default()
+            },
+            progress: Some(Progress {
+                total: 4,
+                done: 4,
+                cached: 1,
+                current: None,
+                summary: "4/4".to_owned(),
+            }),
             warnings: Vec::new(),
         };
         let message = serde_json::to_string(&result)?.replace('\'', "''");
         fs::write(self.path("kwok.yaml"), include_str!("kwok.yaml").replace("MESSAGE", &message))?;
-        let arguments =
-            ["--kubeconfig", kubeconfig, "--config", &self.path("kwok.yaml"), "--manage-all-nodes=true", "--cidr=127.0.0.1/32"];
+        let arguments = [
+            "--kubeconfig",
+            kubeconfig,
+            "--config",
+            &self.path("kwok.yaml"),
+            "--manage-all-nodes=true",
+            "--cidr=127.0.0.1/32",
+        ];
         let kwok = spawn(self.folder.path(), "kwok", &arguments)?;
         self.processes.push(kwok);
         let nodes: Vec<_> = (0..NODES)
@@ -182,8 +232,16 @@ impl ControlPlane {
                 json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "annotations": { "kwok.x-k8s.io/node": "fake" } } })
             })
             .collect();
-        self.run("kubectl", &["create", "-f", "-"], &json!({ "apiVersion": "v1", "kind": "List", "items": nodes }).to_string())?;
-        self.run("kubectl", &["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s"], "")?;
+        self.run(
+            "kubectl",
+            &["create", "-f", "-"],
+            &json!({ "apiVersion": "v1", "kind": "List", "items": nodes }).to_string(),
+        )?;
+        self.run(
+            "kubectl",
+            &["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s"],
+            "",
+        )?;
         Ok(())
     }
 
@@ -230,7 +288,11 @@ pub fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-fn spawn(folder: &Path, name: &'static str, arguments: &[&str]) -> anyhow::Result<(&'static str, Child)> {
+fn spawn(
+    folder: &Path,
+    name: &'static str,
+    arguments: &[&str],
+) -> anyhow::Result<(&'static str, Child)> {
     let log = File::create(folder.join(format!("{name}.log")))?;
     // It ends with the bench, also where that is killed.
     let child = Command::new("setpriv")

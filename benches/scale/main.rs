@@ -53,7 +53,9 @@ struct Measured {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let sizes: Vec<usize> = match std::env::var("OCIBUILD_SCALE") {
-        Ok(text) => text.split(',').map(str::parse).collect::<Result<_, _>>().context("OCIBUILD_SCALE")?,
+        Ok(text) => {
+            text.split(',').map(str::parse).collect::<Result<_, _>>().context("OCIBUILD_SCALE")?
+        }
         Err(_) => SIZES.to_vec(),
     };
     println!("machine: {}, shared with the control plane and the bench itself", machine()?);
@@ -87,8 +89,9 @@ async fn measure(builds: usize) -> anyhow::Result<Measured> {
 /// Copies the logs to where they stay.
 fn keep(plane: &ControlPlane) -> anyhow::Result<String> {
     let kept = tempfile::Builder::new().prefix("ocibuild-scale-logs.").tempdir()?.keep();
-    for entry in
-        std::fs::read_dir(plane.folder())?.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "log"))
+    for entry in std::fs::read_dir(plane.folder())?
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|end| end == "log"))
     {
         std::fs::copy(entry.path(), kept.join(entry.file_name()))?;
     }
@@ -132,7 +135,9 @@ async fn run(plane: &ControlPlane, builds: usize) -> anyhow::Result<Measured> {
         }
         match status.phase {
             Some(Phase::Succeeded) => ended.insert((build.namespace(), build.name_any())),
-            Some(Phase::Failed) => bail!("the build {} failed: {:?}", build.name_any(), status.failure),
+            Some(Phase::Failed) => {
+                bail!("the build {} failed: {:?}", build.name_any(), status.failure)
+            }
             _ => continue,
         };
         if ended.len() >= builds / 2 && restarted.is_none() {
@@ -143,7 +148,8 @@ async fn run(plane: &ControlPlane, builds: usize) -> anyhow::Result<Measured> {
             let until = tokio::time::Instant::now() + Duration::from_millis(500);
             while let Ok(event) = tokio::time::timeout_at(until, next(&mut events)).await {
                 if let watcher::Event::Apply(build) = event?
-                    && build.status.as_ref().and_then(|status| status.phase) == Some(Phase::Succeeded)
+                    && build.status.as_ref().and_then(|status| status.phase)
+                        == Some(Phase::Succeeded)
                 {
                     ended.insert((build.namespace(), build.name_any()));
                 }
@@ -170,7 +176,9 @@ async fn run(plane: &ControlPlane, builds: usize) -> anyhow::Result<Measured> {
         errors: counts.errors,
         peak: peak.max(seen.1),
         idle: [idle_before, idle_after],
-        resume: restarted.and_then(|(_, resume)| resume).context("the operator has not gone on after its restart")?,
+        resume: restarted
+            .and_then(|(_, resume)| resume)
+            .context("the operator has not gone on after its restart")?,
         processor: (seen.2 + operator.processor()?) * 1000.0 / each,
     })
 }
@@ -201,13 +209,16 @@ async fn next<K>(
     events: &mut (impl futures::Stream<Item = watcher::Result<watcher::Event<K>>> + Unpin),
 ) -> anyhow::Result<watcher::Event<K>> {
     let next = tokio::time::timeout(PATIENCE, events.try_next()).await;
-    next.with_context(|| format!("no build went further for {}s", PATIENCE.as_secs()))??.context("the watch ended")
+    next.with_context(|| format!("no build went further for {}s", PATIENCE.as_secs()))??
+        .context("the watch ended")
 }
 
 /// Writes that only the operator makes, as the API server counts them: the status of builds, their pods and claims.
 fn served(metrics: &str) -> f64 {
     let of = |labels: &str| -> f64 {
-        let lines = metrics.lines().filter(|line| line.starts_with("apiserver_request_total{") && line.contains("code=\"20"));
+        let lines = metrics.lines().filter(|line| {
+            line.starts_with("apiserver_request_total{") && line.contains("code=\"20")
+        });
         let lines = lines.filter(|line| labels.split(' ').all(|label| line.contains(label)));
         lines.map(|line| sum(line, "apiserver_request_total", "")).sum()
     };

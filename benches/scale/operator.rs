@@ -40,12 +40,18 @@ impl Operator {
     /// Starts it under a name that it keeps when it is started again, as the container of a pod does.
     pub fn start(plane: &ControlPlane) -> anyhow::Result<Self> {
         let port = free_port()?;
-        let binary = std::env::var("OCIBUILD_BINARY").context("OCIBUILD_BINARY is not set; dev/bench sets it")?;
+        let binary = std::env::var("OCIBUILD_BINARY")
+            .context("OCIBUILD_BINARY is not set; dev/bench sets it")?;
         let log = File::options().create(true).append(true).open(plane.path("operator.log"))?;
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", &binary])
             .args(["controller", "--config", &plane.path("operator.yaml"), "--identity", "scale"])
-            .args(["--listen", &format!("127.0.0.1:{port}"), "--lease-namespace", "ocibuild-system"])
+            .args([
+                "--listen",
+                &format!("127.0.0.1:{port}"),
+                "--lease-namespace",
+                "ocibuild-system",
+            ])
             .env("KUBECONFIG", plane.path("operator.kubeconfig"))
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
@@ -78,7 +84,10 @@ impl Operator {
     pub fn memory(&self) -> anyhow::Result<(f64, f64)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let field = |name: &str| -> anyhow::Result<f64> {
-            let line = status.lines().find(|line| line.starts_with(name)).context("the operator has ended")?;
+            let line = status
+                .lines()
+                .find(|line| line.starts_with(name))
+                .context("the operator has ended")?;
             Ok(line.split_whitespace().nth(1).context("no number")?.parse::<f64>()? / 1024.0)
         };
         Ok((field("VmRSS:")?, field("VmHWM:")?))
@@ -87,8 +96,11 @@ impl Operator {
     /// Seconds of a processor that it has used.
     pub fn processor(&self) -> anyhow::Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
+        let fields: Vec<&str> =
+            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |index: usize| {
+            fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default()
+        };
         Ok((ticks(11) + ticks(12)) / 100.0)
     }
 
@@ -118,7 +130,10 @@ impl Drop for Operator {
 
 /// The sum of a metric's series whose labels contain this text.
 pub fn sum(metrics: &str, name: &str, labels: &str) -> f64 {
-    let is_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(labels);
+    let is_it = |line: &&str| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            && line.contains(labels)
+    };
     metrics
         .lines()
         .filter(is_it)

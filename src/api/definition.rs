@@ -8,7 +8,8 @@ use super::OciBuild;
 /// The CustomResourceDefinition as YAML, as it stands in `crds/`.
 #[allow(clippy::missing_panics_doc)] // It cannot: the messages say why.
 pub fn crd_yaml() -> String {
-    let mut crd = serde_json::to_value(OciBuild::crd()).expect("the definition is made of types that JSON can hold");
+    let mut crd = serde_json::to_value(OciBuild::crd())
+        .expect("the definition is made of types that JSON can hold");
     tidy(&mut crd);
     serde_saphyr::to_string(&crd).expect("what JSON can hold YAML can hold")
 }
@@ -31,7 +32,8 @@ fn tidy(value: &mut Value) {
                 && bound.fract() == 0.0
                 && bound.abs() < 1e15
             {
-                #[allow(clippy::cast_possible_truncation)] // Whole and below 2^53: nothing is cut off.
+                #[allow(clippy::cast_possible_truncation)]
+                // Whole and below 2^53: nothing is cut off.
                 let bound = bound as i64;
                 *number = bound.into();
             }

@@ -24,10 +24,14 @@ pub use pod::{PodSettings, Resources};
 pub use reason::FailureReason;
 pub use registries::{ConfigMapKey, Proxy, RegistryConnection};
 pub use secrets::{BuildSecret, SecretKey, SshKey};
-pub use source::{ConfigMapItem, ConfigMapSource, GitSource, HttpSource, ImageSource, Source, SourceClaim, UploadSource};
+pub use source::{
+    ConfigMapItem, ConfigMapSource, GitSource, HttpSource, ImageSource, Source, SourceClaim,
+    UploadSource,
+};
 pub use spec::{Isolation, OciBuild, OciBuildSpec};
 pub use status::{
-    BuildImage, BuildPod, BuildTar, Failure, LastSuccess, OciBuildStatus, Phase, Progress, QueueStatus, TargetImage, Timings,
+    BuildImage, BuildPod, BuildTar, Failure, LastSuccess, OciBuildStatus, Phase, Progress,
+    QueueStatus, TargetImage, Timings,
 };
 pub use strict::read_strictly;
 

@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Why a build failed. The same text is the reason of the `Stalled` condition and of the event.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
+)]
 pub enum FailureReason {
     /// The spec cannot be built although the API server accepted it.
     InvalidSpec,
@@ -189,8 +191,12 @@ impl FailureReason {
     /// What the user can do about it.
     pub const fn hint(self) -> &'static str {
         match self {
-            Self::InvalidSpec => "Correct the field that the message names and apply the manifest again.",
-            Self::ClaimMissing => "Create the PersistentVolumeClaim in the namespace of the OciBuild, or correct its name.",
+            Self::InvalidSpec => {
+                "Correct the field that the message names and apply the manifest again."
+            }
+            Self::ClaimMissing => {
+                "Create the PersistentVolumeClaim in the namespace of the OciBuild, or correct its name."
+            }
             Self::ClaimUnbound => {
                 "Look at the claim (kubectl describe pvc): its storage class, and whether the cluster can make such a volume."
             }
@@ -198,7 +204,9 @@ impl FailureReason {
                 "Create the Secret with that key in the namespace of the OciBuild, or correct its name: kubectl create secret generic NAME --from-file=KEY=FILE; for a registry kubectl create secret docker-registry NAME --docker-server=… --docker-username=… --docker-password=…"
             }
             Self::SecretInvalid => "Correct the Secret that the message names.",
-            Self::ConfigMapMissing => "Create the ConfigMap in the namespace of the OciBuild, or correct its name or key.",
+            Self::ConfigMapMissing => {
+                "Create the ConfigMap in the namespace of the OciBuild, or correct its name or key."
+            }
             Self::SourceNotFound => "Check the address, the revision and the path of the source.",
             Self::SourceUnauthorized => {
                 "The source is private, or its address is wrong: some servers ask for a password for what does not exist."
@@ -246,7 +254,9 @@ impl FailureReason {
             Self::RegistryRateLimited => {
                 "Too many requests. Add credentials for a higher limit, use a mirror, or try again later."
             }
-            Self::RegistryUnavailable => "The registry did not answer properly. Try again when it is healthy.",
+            Self::RegistryUnavailable => {
+                "The registry did not answer properly. Try again when it is healthy."
+            }
             Self::RegistryContentMismatch => {
                 "Repair the registry or mirror, or push the image to it again: what it holds is damaged or cut off."
             }
@@ -256,34 +266,54 @@ impl FailureReason {
             Self::TlsFailure => {
                 "The certificate is not trusted, or the host speaks plain http: name its authority, or http: true, in spec.registries or in the operator's configuration (registries)."
             }
-            Self::RegistryNotV2 => "Check the address: the host answers, but not as an image registry.",
+            Self::RegistryNotV2 => {
+                "Check the address: the host answers, but not as an image registry."
+            }
             Self::PushRefused => "Read the registry's words in the message.",
             Self::OutOfMemory => "Raise pod.resources.limits.memory, or let the build use less.",
-            Self::StorageFull => "Give the output claim or the build's ephemeral storage more room.",
+            Self::StorageFull => {
+                "Give the output claim or the build's ephemeral storage more room."
+            }
             Self::OutputInvalid => {
                 "Choose another output path, move away what lies there, or let user 1000 write to the volume: the message says which."
             }
-            Self::Evicted => "Give the build requests that fit what it uses (pod.resources), or nodes with more room.",
+            Self::Evicted => {
+                "Give the build requests that fit what it uses (pod.resources), or nodes with more room."
+            }
             Self::Preempted => "Give the build a higher priority class (pod.priorityClassName).",
-            Self::NodeLost => "The node went away. Raise retries, or keep builds off nodes that are short-lived.",
+            Self::NodeLost => {
+                "The node went away. Raise retries, or keep builds off nodes that are short-lived."
+            }
             Self::PodDeleted => {
                 "Something deleted the build's pod: look at the cluster's audit log, or at jobs that clean up pods."
             }
             Self::RunnerKilled => {
                 "Something on the node stopped the container or its start: look at the node's log for its out-of-memory killer, or for a restart of its container runtime."
             }
-            Self::BuilderImagePull => "Check the images in the operator's configuration and the nodes' access to their registry.",
-            Self::Unschedulable => "Read the scheduler's words in the message: requests, node selector, tolerations, volumes.",
-            Self::QuotaExceeded => "Wait until other builds have ended, or raise the ResourceQuota of the namespace.",
+            Self::BuilderImagePull => {
+                "Check the images in the operator's configuration and the nodes' access to their registry."
+            }
+            Self::Unschedulable => {
+                "Read the scheduler's words in the message: requests, node selector, tolerations, volumes."
+            }
+            Self::QuotaExceeded => {
+                "Wait until other builds have ended, or raise the ResourceQuota of the namespace."
+            }
             Self::AdmissionRefused => {
                 "The message has the words of the policy. Builds need Pod Security level baseline: kubectl label --overwrite namespace NAMESPACE pod-security.kubernetes.io/enforce=baseline; docs/isolation.md says which isolation needs more."
             }
             Self::DaemonDied => {
                 "Read the log of container buildkitd. On hardened nodes rootless builds need unconfined seccomp and AppArmor, see docs/isolation.md."
             }
-            Self::Timeout => "See what it waited for. If it only needs longer, raise the field that the message names.",
-            Self::Cancelled => "Set the annotation ocibuild.dev/rebuild to a new text to build again.",
-            Self::Internal => "Read the logs of the build's pod and of the operator, and report what you find.",
+            Self::Timeout => {
+                "See what it waited for. If it only needs longer, raise the field that the message names."
+            }
+            Self::Cancelled => {
+                "Set the annotation ocibuild.dev/rebuild to a new text to build again."
+            }
+            Self::Internal => {
+                "Read the logs of the build's pod and of the operator, and report what you find."
+            }
         }
     }
 }
@@ -300,9 +330,12 @@ mod tests {
 
     #[test]
     fn a_reason_reads_the_same_in_status_conditions_and_metrics() {
-        for reason in
-            [FailureReason::InvalidSpec, FailureReason::StepFailed, FailureReason::RegistryNotV2, FailureReason::TlsFailure]
-        {
+        for reason in [
+            FailureReason::InvalidSpec,
+            FailureReason::StepFailed,
+            FailureReason::RegistryNotV2,
+            FailureReason::TlsFailure,
+        ] {
             assert_eq!(serde_json::json!(reason), reason.as_str());
         }
     }

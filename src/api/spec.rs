@@ -7,15 +7,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attestations, BuildSecret, Cache, Compression, Deadlines, OciBuildStatus, Output, OutputFormat, PodSettings, Proxy,
-    RegistryConnection, Source, SshKey,
+    Attestations, BuildSecret, Cache, Compression, Deadlines, OciBuildStatus, Output, OutputFormat,
+    PodSettings, Proxy, RegistryConnection, Source, SshKey,
 };
 
 /// CEL: a path that stays below the root it is relative to. Empty means the root.
-pub(super) const RELATIVE_PATH: &str = "!self.startsWith('/') && !self.split('/').exists(part, part == '..')";
+pub(super) const RELATIVE_PATH: &str =
+    "!self.startsWith('/') && !self.split('/').exists(part, part == '..')";
 
 /// CEL: the name of an object (RFC 1123 subdomain).
-pub(super) const OBJECT_NAME: &str = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')";
+pub(super) const OBJECT_NAME: &str =
+    "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')";
 
 /// One wanted image. The parameters of the Concourse OCI build task stand under their own names in camelCase, beside what
 /// only Kubernetes has.

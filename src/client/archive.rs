@@ -73,7 +73,9 @@ pub enum PackError {
         error: io::Error,
     },
     /// A file that has another length than it had when its turn came.
-    #[error("{path}: its length changed while it was packed; let the inputs be while the task runs")]
+    #[error(
+        "{path}: its length changed while it was packed; let the inputs be while the task runs"
+    )]
     Changed {
         /// The file.
         path: String,
@@ -88,7 +90,10 @@ pub fn check(folder: &Path, selection: &Selection) -> Result<(), PackError> {
     context_and_dockerfile(folder, selection).map(drop)
 }
 
-fn context_and_dockerfile(folder: &Path, selection: &Selection) -> Result<(PathBuf, PathBuf), PackError> {
+fn context_and_dockerfile(
+    folder: &Path,
+    selection: &Selection,
+) -> Result<(PathBuf, PathBuf), PackError> {
     let context = inside(&selection.context)?;
     if !folder.join(&context).is_dir() {
         return Err(PackError::NoContext(selection.context.clone()));
@@ -102,7 +107,8 @@ pub fn pack(folder: &Path, selection: &Selection, to: impl Write) -> Result<Arch
     let mut packer = Packer {
         folder,
         builder: tar::Builder::new(
-            zstd::Encoder::new(Counted::new(BufWriter::with_capacity(BUFFER, to)), LEVEL).map_err(PackError::Write)?,
+            zstd::Encoder::new(Counted::new(BufWriter::with_capacity(BUFFER, to)), LEVEL)
+                .map_err(PackError::Write)?,
         ),
         seen: HashSet::new(),
         left_out: HashSet::new(),
@@ -153,15 +159,25 @@ fn dockerfile(folder: &Path, context: &Path, named: Option<&str>) -> Result<Path
         [one] => format!("{:?} is not", one.display().to_string()),
         all => format!(
             "neither {} is",
-            all.iter().map(|path| format!("{:?}", path.display().to_string())).collect::<Vec<_>>().join(" nor ")
+            all.iter()
+                .map(|path| format!("{:?}", path.display().to_string()))
+                .collect::<Vec<_>>()
+                .join(" nor ")
         ),
     };
     found.cloned().ok_or_else(|| PackError::NoDockerfile(shown()))
 }
 
 /// `<Dockerfile>.dockerignore` counts before that of the context, as BuildKit reads them.
-fn ignore_patterns(folder: &Path, context: &Path, dockerfile: &Path) -> Result<IgnorePatterns, PackError> {
-    let candidates = [PathBuf::from(format!("{}.dockerignore", dockerfile.display())), context.join(".dockerignore")];
+fn ignore_patterns(
+    folder: &Path,
+    context: &Path,
+    dockerfile: &Path,
+) -> Result<IgnorePatterns, PackError> {
+    let candidates = [
+        PathBuf::from(format!("{}.dockerignore", dockerfile.display())),
+        context.join(".dockerignore"),
+    ];
     for path in candidates {
         let shown = || path.display().to_string();
         let mut text = Vec::new();
@@ -171,11 +187,15 @@ fn ignore_patterns(folder: &Path, context: &Path, dockerfile: &Path) -> Result<I
             continue;
         }
         match File::open(full) {
-            Ok(file) => file.take(MOST_BYTES).read_to_end(&mut text).map_err(|error| PackError::Read { path: shown(), error })?,
+            Ok(file) => file
+                .take(MOST_BYTES)
+                .read_to_end(&mut text)
+                .map_err(|error| PackError::Read { path: shown(), error })?,
             Err(_) => continue,
         };
         let text = String::from_utf8_lossy(&text);
-        return IgnorePatterns::parse(&text).map_err(|error| PackError::Ignore { path: shown(), error });
+        return IgnorePatterns::parse(&text)
+            .map_err(|error| PackError::Ignore { path: shown(), error });
     }
     Ok(IgnorePatterns::default())
 }
@@ -217,7 +237,9 @@ impl<W: Write> Packer<'_, W> {
         }
         self.entry(path)?;
         let target = self.folder.canonicalize().ok().zip(full.canonicalize().ok());
-        if let Some(target) = target.and_then(|(folder, target)| target.strip_prefix(folder).map(Path::to_owned).ok()) {
+        if let Some(target) =
+            target.and_then(|(folder, target)| target.strip_prefix(folder).map(Path::to_owned).ok())
+        {
             self.entry(&target)?;
         }
         Ok(())
@@ -230,7 +252,10 @@ impl<W: Write> Packer<'_, W> {
             return self.file(path);
         }
         for entry in WalkDir::new(&full).sort_by_file_name() {
-            let entry = entry.map_err(|error| PackError::Read { path: path.display().to_string(), error: error.into() })?;
+            let entry = entry.map_err(|error| PackError::Read {
+                path: path.display().to_string(),
+                error: error.into(),
+            })?;
             if entry.depth() == 0 {
                 self.folder(path)?;
             } else if let Ok(below) = entry.path().strip_prefix(self.folder) {
@@ -265,7 +290,9 @@ impl<W: Write> Packer<'_, W> {
             let file = File::open(&full).map_err(|error| not_appended(path, error))?;
             append_open(&mut self.builder, path, file)?;
         } else {
-            self.builder.append_path_with_name(&full, path).map_err(|error| not_appended(path, error))?;
+            self.builder
+                .append_path_with_name(&full, path)
+                .map_err(|error| not_appended(path, error))?;
         }
         self.seen.insert(path.to_owned());
         Ok(())
@@ -282,7 +309,11 @@ impl<W: Write> Packer<'_, W> {
 }
 
 /// A file that has fewer blocks than its length needs may have holes, which the tar crate knows how to leave out.
-fn append_open<W: Write>(builder: &mut tar::Builder<W>, path: &Path, mut file: File) -> Result<(), PackError> {
+fn append_open<W: Write>(
+    builder: &mut tar::Builder<W>,
+    path: &Path,
+    mut file: File,
+) -> Result<(), PackError> {
     let unread = |error| not_appended(path, error);
     let metadata = file.metadata().map_err(unread)?;
     if metadata.blocks() * BLOCK >= metadata.len() {
@@ -290,7 +321,11 @@ fn append_open<W: Write>(builder: &mut tar::Builder<W>, path: &Path, mut file: F
     }
     builder.append_file(path, &mut file).map_err(unread)?;
     // The tar crate reads up to the end, wherever that has come to be.
-    if file.metadata().map_err(unread)?.len() == metadata.len() { Ok(()) } else { Err(changed(path)) }
+    if file.metadata().map_err(unread)?.len() == metadata.len() {
+        Ok(())
+    } else {
+        Err(changed(path))
+    }
 }
 
 /// A file with the length that its metadata tells: what has been written to it since then would be taken for the next entry.
@@ -303,7 +338,9 @@ fn append_file<W: Write>(
     let mut header = tar::Header::new_gnu();
     header.set_metadata(metadata);
     let mut content = content.take(metadata.len());
-    builder.append_data(&mut header, path, &mut content).map_err(|error| not_appended(path, error))?;
+    builder
+        .append_data(&mut header, path, &mut content)
+        .map_err(|error| not_appended(path, error))?;
     // A shorter one would swallow the entry behind it.
     if content.limit() == 0 { Ok(()) } else { Err(changed(path)) }
 }
@@ -374,8 +411,12 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let archive = pack(folder, selection, file.reopen().unwrap())?;
         assert_eq!(fs::metadata(file.path()).unwrap().len(), archive.size);
-        let mut tar = tar::Archive::new(zstd::Decoder::new(File::open(file.path()).unwrap()).unwrap());
-        let names = tar.entries().unwrap().map(|entry| String::from_utf8_lossy(&entry.unwrap().path_bytes()).into_owned());
+        let mut tar =
+            tar::Archive::new(zstd::Decoder::new(File::open(file.path()).unwrap()).unwrap());
+        let names = tar
+            .entries()
+            .unwrap()
+            .map(|entry| String::from_utf8_lossy(&entry.unwrap().path_bytes()).into_owned());
         Ok((archive, names.collect()))
     }
 
@@ -404,8 +445,14 @@ mod tests {
         let folder = tree(&files);
         fs::create_dir(folder.path().join("empty")).unwrap();
         for (selection, expected) in [
-            (selection("source", None, &[]), vec!["source", "source/main.rs", "source/Dockerfile", "source/.dockerignore"]),
-            (selection("empty", Some("ci/Dockerfile"), &[]), vec!["empty", "ci/Dockerfile", "ci/Dockerfile.dockerignore"]),
+            (
+                selection("source", None, &[]),
+                vec!["source", "source/main.rs", "source/Dockerfile", "source/.dockerignore"],
+            ),
+            (
+                selection("empty", Some("ci/Dockerfile"), &[]),
+                vec!["empty", "ci/Dockerfile", "ci/Dockerfile.dockerignore"],
+            ),
             (
                 selection("./source/", Some("ci/Dockerfile"), &["ci/args.yml", "base"]),
                 vec![
@@ -424,7 +471,8 @@ mod tests {
                 ],
             ),
         ] {
-            let (mut names, mut expected) = (packed(folder.path(), &selection).unwrap().1, expected);
+            let (mut names, mut expected) =
+                (packed(folder.path(), &selection).unwrap().1, expected);
             for name in &mut names {
                 *name = name.trim_end_matches('/').to_owned();
             }
@@ -436,7 +484,8 @@ mod tests {
 
     #[test]
     fn a_link_to_a_folder_is_a_context_and_an_image_too() {
-        let folder = tree(&[("real/Dockerfile", ""), ("real/sub/main.rs", ""), ("layout/oci-layout", "")]);
+        let folder =
+            tree(&[("real/Dockerfile", ""), ("real/sub/main.rs", ""), ("layout/oci-layout", "")]);
         symlink("real", folder.path().join("link")).unwrap();
         symlink("layout", folder.path().join("base")).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -460,13 +509,16 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let archive = pack(root, &selection(".", None, &[]), file.reopen().unwrap()).unwrap();
         assert_eq!((archive.entries, archive.left_out), (7, 1));
-        let mut tar = tar::Archive::new(zstd::Decoder::new(File::open(file.path()).unwrap()).unwrap());
+        let mut tar =
+            tar::Archive::new(zstd::Decoder::new(File::open(file.path()).unwrap()).unwrap());
         let mut seen = 0;
         for entry in tar.entries().unwrap() {
             let entry = entry.unwrap();
             match entry.path_bytes().as_ref() {
                 b"run.sh" => assert_eq!(entry.header().mode().unwrap() & 0o7777, 0o4751),
-                b"absolute" => assert_eq!(entry.link_name_bytes().unwrap().as_ref(), b"/etc/passwd"),
+                b"absolute" => {
+                    assert_eq!(entry.link_name_bytes().unwrap().as_ref(), b"/etc/passwd")
+                }
                 b"dangling" => assert_eq!(entry.link_name_bytes().unwrap().as_ref(), b"nowhere"),
                 b"\xff\xfe" | b"new\nline" | b"a b" => {}
                 _ => continue,
@@ -480,11 +532,21 @@ mod tests {
     fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
         let folder = tree(&[("Dockerfile", ""), ("kept", "")]);
         for name in [".dockerignore", "Dockerfile.dockerignore"] {
-            assert!(std::process::Command::new("mkfifo").arg(folder.path().join(name)).status().unwrap().success());
+            assert!(
+                std::process::Command::new("mkfifo")
+                    .arg(folder.path().join(name))
+                    .status()
+                    .unwrap()
+                    .success()
+            );
         }
-        let (archive, mut names) = packed(folder.path(), &selection(".", None, &[".dockerignore"])).unwrap();
+        let (archive, mut names) =
+            packed(folder.path(), &selection(".", None, &[".dockerignore"])).unwrap();
         names.sort();
-        assert_eq!((names, archive.left_out), (vec!["Dockerfile".to_owned(), "kept".to_owned()], 2));
+        assert_eq!(
+            (names, archive.left_out),
+            (vec!["Dockerfile".to_owned(), "kept".to_owned()], 2)
+        );
     }
 
     #[test]
@@ -495,7 +557,13 @@ mod tests {
         let metadata = fs::metadata(&path).unwrap();
         let mut builder = tar::Builder::new(Vec::new());
         append_file(&mut builder, Path::new("grown"), &metadata, &b"four and more"[..]).unwrap();
-        let error = append_file(&mut tar::Builder::new(Vec::new()), Path::new("a/shrunk"), &metadata, &b"fo"[..]).unwrap_err();
+        let error = append_file(
+            &mut tar::Builder::new(Vec::new()),
+            Path::new("a/shrunk"),
+            &metadata,
+            &b"fo"[..],
+        )
+        .unwrap_err();
         assert!(error.to_string().starts_with("a/shrunk: its length changed"), "{error}");
         append_open(&mut builder, Path::new("open"), File::open(&path).unwrap()).unwrap();
         // What the tar crate makes of it.
@@ -507,7 +575,10 @@ mod tests {
             let header = entry.header().clone();
             assert_eq!(header.mode().unwrap() & 0o7777, 0o4751);
             assert_eq!(header.mtime().unwrap(), metadata.mtime().unsigned_abs());
-            assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (metadata.uid().into(), metadata.gid().into()));
+            assert_eq!(
+                (header.uid().unwrap(), header.gid().unwrap()),
+                (metadata.uid().into(), metadata.gid().into())
+            );
             names.push(entry.path().unwrap().display().to_string());
             assert_eq!(std::io::read_to_string(&mut entry).unwrap(), "four");
         }
@@ -539,14 +610,18 @@ mod tests {
 
     #[test]
     fn paths_out_of_the_folder_and_bad_patterns_are_named() {
-        let folder = tree(&[("Dockerfile", ""), ("bad/Dockerfile", ""), ("bad/.dockerignore", "a\n[b\n")]);
+        let folder =
+            tree(&[("Dockerfile", ""), ("bad/Dockerfile", ""), ("bad/.dockerignore", "a\n[b\n")]);
         fs::create_dir(folder.path().join("empty")).unwrap();
         for (selection, words) in [
             (selection("..", None, &[]), "\"..\" is outside"),
             (selection("/etc", None, &[]), "\"/etc\" is outside"),
             (selection(".", Some("a/../../x"), &[]), "\"a/../../x\" is outside"),
             (selection("bad", None, &[]), "bad/.dockerignore: line 2: \"[b\""),
-            (selection("empty", None, &[]), "there is no Dockerfile: \"empty/Dockerfile\" is not a file"),
+            (
+                selection("empty", None, &[]),
+                "there is no Dockerfile: \"empty/Dockerfile\" is not a file",
+            ),
             (selection("emtpy", None, &[]), "CONTEXT: there is no folder \"emtpy\""),
             (selection("Dockerfile", None, &[]), "CONTEXT: there is no folder \"Dockerfile\""),
             (

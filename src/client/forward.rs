@@ -36,7 +36,9 @@ pub async fn forward(
     pod: &str,
     port: u16,
 ) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + use<>, kube::Error> {
-    let request = Request::new(pods.resource_url()).portforward(pod, &[port]).map_err(kube::Error::BuildRequest)?;
+    let request = Request::new(pods.resource_url())
+        .portforward(pod, &[port])
+        .map_err(kube::Error::BuildRequest)?;
     let connection = pods.clone().into_client().connect(request).await?;
     Ok(Forward::new(connection.into_stream()))
 }
@@ -45,7 +47,9 @@ pub async fn forward(
 pub fn refusal(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(status) => Some(status.code),
-        kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => Some(status.as_u16()),
+        kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => {
+            Some(status.as_u16())
+        }
         _ => None,
     }
 }
@@ -61,7 +65,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Forward<S> {
             return Ok(());
         }
         let channel = frame.split_to(1)[0];
-        let greeted = self.greeted.get_mut(usize::from(channel)).ok_or_else(|| io::Error::other("a frame of no channel"))?;
+        let greeted = self
+            .greeted
+            .get_mut(usize::from(channel))
+            .ok_or_else(|| io::Error::other("a frame of no channel"))?;
         if !*greeted {
             *greeted = true;
         } else if channel == DATA {
@@ -74,7 +81,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Forward<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Forward<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.arrived.is_empty() {
             match ready!(pin!(&mut self.socket).poll_next(context)) {
                 Some(Ok(Message::Binary(frame))) => self.take(frame)?,
@@ -90,7 +101,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Forward<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Forward<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         ready!(pin!(&mut self.socket).poll_ready(context)).map_err(broken)?;
         let part = &bytes[..bytes.len().min(FRAME)];
         let mut frame = Vec::with_capacity(part.len() + 1);
@@ -156,7 +171,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_nobody_listens_on_is_an_error_with_its_words() {
-        for (frame, words) in [(&b"\x01connection refused"[..], "connection refused"), (b"\x09what", "a frame of no channel")] {
+        for (frame, words) in [
+            (&b"\x01connection refused"[..], "connection refused"),
+            (b"\x09what", "a frame of no channel"),
+        ] {
             let (mut client, mut server) = pair().await;
             server.send(Message::binary(frame.to_vec())).await.unwrap();
             let error = client.read_u8().await.unwrap_err().to_string();

@@ -42,22 +42,32 @@ impl IgnorePatterns {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let invalid = |words: &str| InvalidPattern { line: number + 1, pattern: line.to_owned(), words: words.to_owned() };
-            let (takes_back, pattern) = line.strip_prefix('!').map_or((false, line), |rest| (true, rest.trim()));
+            let invalid = |words: &str| InvalidPattern {
+                line: number + 1,
+                pattern: line.to_owned(),
+                words: words.to_owned(),
+            };
+            let (takes_back, pattern) =
+                line.strip_prefix('!').map_or((false, line), |rest| (true, rest.trim()));
             if pattern.is_empty() {
                 return Err(invalid("there is nothing after '!'"));
             }
             if text.len() as u64 >= MOST_BYTES {
-                return Err(invalid(&format!("the file has more than {MOST_BYTES} bytes, and no more are read")));
+                return Err(invalid(&format!(
+                    "the file has more than {MOST_BYTES} bytes, and no more are read"
+                )));
             }
             let pattern = clean(pattern);
             if pattern.is_empty() {
                 continue;
             }
             if patterns.len() == MOST_PATTERNS {
-                return Err(invalid(&format!("there are {MOST_PATTERNS} before it, and no more are read")));
+                return Err(invalid(&format!(
+                    "there are {MOST_PATTERNS} before it, and no more are read"
+                )));
             }
-            let regex = Regex::new(&expression(&pattern)).map_err(|_| invalid("see the rules of Go's filepath.Match"))?;
+            let regex = Regex::new(&expression(&pattern))
+                .map_err(|_| invalid("see the rules of Go's filepath.Match"))?;
             patterns.push(Pattern { regex, depth: pattern.split('/').count(), takes_back });
         }
         Ok(Self(patterns))
@@ -86,7 +96,8 @@ impl Pattern {
         if self.regex.is_match(path) {
             return true;
         }
-        let mut ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
+        let mut ends =
+            path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
         if self.regex.as_str().contains(".*") {
             return ends.any(|end| self.regex.is_match(&path[..end]));
         }
@@ -163,7 +174,11 @@ mod tests {
             ("**/*.md", &["x.md", "d/x.md", "d/e/x.md"], &["x.mdx"]),
             ("**", &["a", "a/b"], &[]),
             ("a/**", &["a/b", "a/b/c"], &["b"]),
-            ("**/node_modules", &["node_modules", "a/node_modules", "a/node_modules/x/y"], &["node_modules2"]),
+            (
+                "**/node_modules",
+                &["node_modules", "a/node_modules", "a/node_modules/x/y"],
+                &["node_modules2"],
+            ),
             ("a?c", &["abc"], &["ac", "a/c", "abbc"]),
             ("[ab]x", &["ax", "bx"], &["cx"]),
             ("[^ab]x", &["cx"], &["ax"]),
@@ -182,12 +197,17 @@ mod tests {
                 assert!(!patterns.leaves_out(path.as_bytes()), "{text:?} keeps {path}");
             }
         }
-        assert!(IgnorePatterns::parse("*.o").unwrap().leaves_out(b"\xff.o"), "names need not be UTF-8");
+        assert!(
+            IgnorePatterns::parse("*.o").unwrap().leaves_out(b"\xff.o"),
+            "names need not be UTF-8"
+        );
     }
 
     #[test]
     fn a_bad_pattern_is_named_with_its_line() {
-        for (text, words) in [("a\n!\n", "line 2: \"!\""), ("[a", "line 1: \"[a\""), ("a\n\n[]", "line 3: \"[]\"")] {
+        for (text, words) in
+            [("a\n!\n", "line 2: \"!\""), ("[a", "line 1: \"[a\""), ("a\n\n[]", "line 3: \"[]\"")]
+        {
             let error = IgnorePatterns::parse(text).unwrap_err().to_string();
             assert!(error.starts_with(words), "{error}");
         }

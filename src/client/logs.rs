@@ -54,7 +54,9 @@ impl<'a, Print: AsyncFn(String)> Log<'a, Print> {
             since_time: self.last.map(|last| last - SignedDuration::from_secs(1)),
             ..LogParams::default()
         };
-        let Ok(lines) = timeout(QUIET, self.pods.log_stream(self.pod, &parameters)).await else { return Ok(()) };
+        let Ok(lines) = timeout(QUIET, self.pods.log_stream(self.pod, &parameters)).await else {
+            return Ok(());
+        };
         let mut lines = lines?.lines();
         // The clock of a node may be set back: only the first lines of a new connection can be old ones.
         let mut is_new = self.last.is_none();

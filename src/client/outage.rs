@@ -27,14 +27,18 @@ where
 {
     let (begin, mut was_away) = (Instant::now(), false);
     loop {
-        let answer = timeout(CALL, Box::pin(ask())).await.unwrap_or_else(|elapsed| Err(kube::Error::Service(elapsed.into())));
+        let answer = timeout(CALL, Box::pin(ask()))
+            .await
+            .unwrap_or_else(|elapsed| Err(kube::Error::Service(elapsed.into())));
         let error = match answer {
             Err(error) if begin.elapsed() < AWAY => error,
             ended => return ended,
         };
         match &error {
             kube::Error::Api(status) if matches!(status.code, 401 | 403) && was_away => {}
-            kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => return Err(error),
+            kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
+                return Err(error);
+            }
             _ => was_away = true,
         }
         tracing::debug!(%error, "the API server does not answer");
@@ -61,7 +65,8 @@ impl Blind {
     /// has worked, and what could not be reached and is refused now has been started anew.
     pub fn again(before: Option<Self>, is_refused: bool) -> Self {
         let now = Instant::now();
-        let same = before.filter(|before| before.is_refused == is_refused && before.last.elapsed() < LULL);
+        let same =
+            before.filter(|before| before.is_refused == is_refused && before.last.elapsed() < LULL);
         Self { since: same.map_or(now, |same| same.since), last: now, is_refused }
     }
 }
@@ -87,8 +92,12 @@ pub fn given_up(error: watcher::Error, since: Duration) -> Option<Lost> {
     };
     match error {
         kube::Error::SerdeError(error) => Some(Lost::Unreadable(error.to_string())),
-        kube::Error::Api(status) if status.code == 403 => (since > FORBIDDEN).then_some(Lost::Unwatchable(status.message)),
-        kube::Error::Api(status) if status.code == 401 => (since > FORBIDDEN).then_some(Lost::Forbidden(status.message)),
+        kube::Error::Api(status) if status.code == 403 => {
+            (since > FORBIDDEN).then_some(Lost::Unwatchable(status.message))
+        }
+        kube::Error::Api(status) if status.code == 401 => {
+            (since > FORBIDDEN).then_some(Lost::Forbidden(status.message))
+        }
         error => (since > SILENT).then(|| Lost::Silent(words(error))),
     }
 }
@@ -134,7 +143,9 @@ mod tests {
                 count.set(count.get() + 1);
                 ready(answers.borrow_mut().next().unwrap())
             });
-            let answer = answer.await.map_err(|error| if let kube::Error::Api(status) = error { status.code } else { 0 });
+            let answer = answer.await.map_err(|error| {
+                if let kube::Error::Api(status) = error { status.code } else { 0 }
+            });
             assert_eq!((answer, count.get()), (expected, asked));
         }
     }
@@ -144,7 +155,9 @@ mod tests {
         let long_ago = Instant::now().checked_sub(SILENT).unwrap();
         let before = |last, is_refused| Some(Blind { since: long_ago, last, is_refused });
         assert_eq!(Blind::again(before(Instant::now(), true), true).since, long_ago);
-        for (before, is_refused) in [(before(Instant::now(), false), true), (before(long_ago, true), true), (None, true)] {
+        for (before, is_refused) in
+            [(before(Instant::now(), false), true), (before(long_ago, true), true), (None, true)]
+        {
             assert!(Blind::again(before, is_refused).since > long_ago);
         }
     }
@@ -152,9 +165,16 @@ mod tests {
     #[test]
     fn a_watch_is_given_up_when_waiting_cannot_help() {
         let unreadable = kube::Error::SerdeError(serde_json::from_str::<u8>("x").unwrap_err());
-        assert!(matches!(given_up(watcher::Error::InitialListFailed(unreadable), Duration::ZERO), Some(Lost::Unreadable(_))));
+        assert!(matches!(
+            given_up(watcher::Error::InitialListFailed(unreadable), Duration::ZERO),
+            Some(Lost::Unreadable(_))
+        ));
         let second = Duration::from_secs(1);
-        for (code, patience, lost) in [(403, FORBIDDEN, "Unwatchable"), (401, FORBIDDEN, "Forbidden"), (500, SILENT, "Silent")] {
+        for (code, patience, lost) in [
+            (403, FORBIDDEN, "Unwatchable"),
+            (401, FORBIDDEN, "Forbidden"),
+            (500, SILENT, "Silent"),
+        ] {
             let after = |since| given_up(watcher::Error::WatchStartFailed(refused(code)), since);
             assert!(after(patience).is_none(), "{code}");
             assert!(format!("{:?}", after(patience + second).unwrap()).starts_with(lost), "{code}");

@@ -38,7 +38,8 @@ impl Packing {
         let (folder, selection) = (folder.to_owned(), selection.clone());
         let packed = tokio::task::spawn_blocking(move || pack(&folder, &selection, to));
         let archive = async {
-            let packed = packed.await.unwrap_or_else(|error| Err(PackError::Write(io::Error::other(error))));
+            let packed =
+                packed.await.unwrap_or_else(|error| Err(PackError::Write(io::Error::other(error))));
             packed.map_err(Arc::new)
         };
         Ok(Self { file: Arc::new(file), written, archive: archive.boxed().shared() })
@@ -112,10 +113,17 @@ mod tests {
         let mut noise = vec![0; 3 << 20];
         fastrand::Rng::with_seed(1).fill(&mut noise);
         fs::write(folder.path().join("noise"), &noise).unwrap();
-        let packing = Packing::begin(folder.path(), &Selection { context: ".".to_owned(), ..Selection::default() }).unwrap();
+        let packing = Packing::begin(
+            folder.path(),
+            &Selection { context: ".".to_owned(), ..Selection::default() },
+        )
+        .unwrap();
         let sent: Vec<_> = packing.chunks(0).try_collect().await.unwrap();
         let (sent, archive) = (sent.concat(), packing.archive().await.unwrap());
-        assert_eq!((sent.len() as u64, hex::encode(Sha256::digest(&sent))), (archive.size, archive.sha256));
+        assert_eq!(
+            (sent.len() as u64, hex::encode(Sha256::digest(&sent))),
+            (archive.size, archive.sha256)
+        );
         let rest: Vec<_> = packing.chunks(1_000_001).try_collect().await.unwrap();
         assert!(rest.concat() == sent[1_000_001..]);
     }

@@ -21,7 +21,9 @@ pub struct Chunk {
 
 /// Begins to write a file of the chunks that are sent, in whatever order they come; each byte comes once. When nothing more is
 /// sent it ends with the file's SHA-256 in hexadecimal digits.
-pub fn write_pieces(path: &Path) -> io::Result<(mpsc::Sender<Chunk>, JoinHandle<io::Result<String>>)> {
+pub fn write_pieces(
+    path: &Path,
+) -> io::Result<(mpsc::Sender<Chunk>, JoinHandle<io::Result<String>>)> {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
     let (chunks, mut queue) = mpsc::channel::<Chunk>(QUEUE);
     let writing = tokio::task::spawn_blocking(move || {
@@ -106,7 +108,11 @@ mod tests {
                 sender.send(Chunk { at, parts }).await.ok().unwrap();
             }
             drop(sender);
-            assert_eq!(written.await.unwrap().unwrap(), hex::encode(Sha256::digest(&content)), "seed {seed}");
+            assert_eq!(
+                written.await.unwrap().unwrap(),
+                hex::encode(Sha256::digest(&content)),
+                "seed {seed}"
+            );
             assert!(std::fs::read(&path).unwrap() == content, "seed {seed}");
         }
     }

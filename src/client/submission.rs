@@ -23,7 +23,9 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 
-use super::outage::{Blind, CALL, FORBIDDEN, PAUSE, SILENT, given_up, is_refusal, is_there_already, patiently, words};
+use super::outage::{
+    Blind, CALL, FORBIDDEN, PAUSE, SILENT, given_up, is_refusal, is_there_already, patiently, words,
+};
 use crate::api::{OciBuild, OciBuildSpec, RENEWED_ANNOTATION, TRANSFER_ANNOTATION};
 
 /// How often a lease is renewed at least; a short one more often.
@@ -93,7 +95,11 @@ impl Submission {
 
     /// Makes the build with its Secret. Where there is one the build is held back until the Secret is there: the Secret belongs
     /// to the build, and goes with it.
-    pub async fn create(&self, mut spec: OciBuildSpec, secret: BTreeMap<String, ByteString>) -> Result<(), kube::Error> {
+    pub async fn create(
+        &self,
+        mut spec: OciBuildSpec,
+        secret: BTreeMap<String, ByteString>,
+    ) -> Result<(), kube::Error> {
         spec.suspend = !secret.is_empty();
         let mut build = OciBuild::new(&self.name, spec);
         let sum = hex::encode(Sha256::digest(&self.token));
@@ -112,12 +118,18 @@ impl Submission {
     async fn create_once(&self, build: &OciBuild) -> Result<OciBuild, kube::Error> {
         let parameters = PostParams::default();
         match patiently(|| self.builds.create(&parameters, build)).await {
-            Err(error) if is_there_already(&error) => patiently(|| self.builds.get(&self.name)).await,
+            Err(error) if is_there_already(&error) => {
+                patiently(|| self.builds.get(&self.name)).await
+            }
             made => made,
         }
     }
 
-    async fn add_secret(&self, build: &OciBuild, data: BTreeMap<String, ByteString>) -> Result<(), kube::Error> {
+    async fn add_secret(
+        &self,
+        build: &OciBuild,
+        data: BTreeMap<String, ByteString>,
+    ) -> Result<(), kube::Error> {
         let owner = OwnerReference {
             api_version: OciBuild::api_version(&()).into_owned(),
             kind: OciBuild::kind(&()).into_owned(),
@@ -125,14 +137,20 @@ impl Submission {
             uid: build.uid().unwrap_or_default(),
             ..OwnerReference::default()
         };
-        let metadata = ObjectMeta { name: Some(self.name.clone()), owner_references: Some(vec![owner]), ..ObjectMeta::default() };
-        let secret = Secret { metadata, data: Some(data), immutable: Some(true), ..Secret::default() };
+        let metadata = ObjectMeta {
+            name: Some(self.name.clone()),
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        };
+        let secret =
+            Secret { metadata, data: Some(data), immutable: Some(true), ..Secret::default() };
         let parameters = PostParams::default();
         match patiently(|| self.secrets.create(&parameters, &secret)).await {
             Err(error) if !is_there_already(&error) => return Err(error),
             _ => {}
         }
-        let (parameters, released) = (PatchParams::default(), Patch::Merge(json!({ "spec": { "suspend": false } })));
+        let (parameters, released) =
+            (PatchParams::default(), Patch::Merge(json!({ "spec": { "suspend": false } })));
         patiently(|| self.builds.patch(&self.name, &parameters, &released)).await.map(drop)
     }
 
@@ -159,20 +177,28 @@ impl Submission {
     /// Renews the build's lease for as long as it is polled; it ends only when the build is lost to this task.
     pub async fn keep_lease(&self, lease: Duration) -> Lost {
         let renewal = RENEWAL.min(lease / 4).max(PAUSE);
-        let (mut number, mut answered, mut pause): (u64, Instant, Duration) = (0, Instant::now(), renewal);
+        let (mut number, mut answered, mut pause): (u64, Instant, Duration) =
+            (0, Instant::now(), renewal);
         loop {
             tokio::time::sleep(pause).await;
             number += 1;
-            let renewed = Patch::Merge(json!({ "metadata": { "annotations": { RENEWED_ANNOTATION: number.to_string() } } }));
+            let renewed = Patch::Merge(
+                json!({ "metadata": { "annotations": { RENEWED_ANNOTATION: number.to_string() } } }),
+            );
             let parameters = PatchParams::default();
-            let renewed = timeout(CALL, self.builds.patch_metadata(&self.name, &parameters, &renewed)).await;
+            let renewed =
+                timeout(CALL, self.builds.patch_metadata(&self.name, &parameters, &renewed)).await;
             let (words, patience, is_forbidden) = match renewed {
                 Ok(Ok(_)) => {
                     (answered, pause) = (Instant::now(), renewal);
                     continue;
                 }
-                Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Lost::Deleted(self.name.clone()),
-                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => (status.message, FORBIDDEN, true),
+                Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+                    return Lost::Deleted(self.name.clone());
+                }
+                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => {
+                    (status.message, FORBIDDEN, true)
+                }
                 Ok(Err(error)) => (words(error), SILENT, false),
                 Err(_) => (format!("no answer within {}s", CALL.as_secs()), SILENT, false),
             };
@@ -186,7 +212,8 @@ impl Submission {
     /// Tells how the build stands, from now on.
     pub fn watch(&self) -> watch::Receiver<Seen> {
         let (sender, receiver) = watch::channel(Seen::Nothing);
-        let mut events = watcher::watch_object(self.builds.clone(), &self.name).default_backoff().boxed();
+        let mut events =
+            watcher::watch_object(self.builds.clone(), &self.name).default_backoff().boxed();
         let name = self.name.clone();
         tokio::spawn(async move {
             let (mut was_there, mut blind): (bool, Option<Blind>) = (false, None);

@@ -99,7 +99,9 @@ impl Patience {
 
     /// Whether another try is worth it after this error.
     fn bears(&mut self, error: &TunnelError) -> bool {
-        self.is_let_in(error) && (error.may_pass() || is_again(error)) && self.moved.elapsed() < PATIENCE
+        self.is_let_in(error)
+            && (error.may_pass() || is_again(error))
+            && self.moved.elapsed() < PATIENCE
     }
 
     /// Whether the API server may yet let this account through.
@@ -124,7 +126,10 @@ impl Transfer {
         Self { pods, pod, token: token.to_owned(), tunnel: None }
     }
 
-    async fn ask(&mut self, mut request: Request<RequestBody>) -> Result<Response<Incoming>, TunnelError> {
+    async fn ask(
+        &mut self,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TunnelError> {
         if let Ok(token) = self.token.parse() {
             request.headers_mut().insert(TOKEN_HEADER, token);
         }
@@ -138,7 +143,10 @@ impl Transfer {
     }
 
     /// Asks what is answered at once.
-    async fn ask_briefly(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, TunnelError> {
+    async fn ask_briefly(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TunnelError> {
         timeout(STILL, self.ask(request)).await.unwrap_or(Err(TunnelError::Still))
     }
 
@@ -148,8 +156,14 @@ impl Transfer {
         let mut patience = Patience::new();
         loop {
             match self.received().await {
-                Ok(_) | Err(TransferError::Tunnel(TunnelError::Refused { status: StatusCode::GONE, .. })) => return Ok(()),
-                Err(TransferError::Tunnel(error)) if patience.is_let_in(&error) && error.may_pass() => {
+                Ok(_)
+                | Err(TransferError::Tunnel(TunnelError::Refused {
+                    status: StatusCode::GONE,
+                    ..
+                })) => return Ok(()),
+                Err(TransferError::Tunnel(error))
+                    if patience.is_let_in(&error) && error.may_pass() =>
+                {
                     tokio::time::sleep(pause).await;
                     pause = longest.min(pause.mul_f64(1.1));
                 }
@@ -168,14 +182,24 @@ impl Transfer {
         let mut patience = Patience::new();
         loop {
             match self.try_upload(source, &mut patience).await {
-                Err(TransferError::Tunnel(TunnelError::Refused { status, .. })) if wants_no_more(status) => return Ok(()),
-                Err(TransferError::Tunnel(error)) if patience.bears(&error) => tokio::time::sleep(PAUSE).await,
+                Err(TransferError::Tunnel(TunnelError::Refused { status, .. }))
+                    if wants_no_more(status) =>
+                {
+                    return Ok(());
+                }
+                Err(TransferError::Tunnel(error)) if patience.bears(&error) => {
+                    tokio::time::sleep(PAUSE).await
+                }
                 ended => return ended,
             }
         }
     }
 
-    async fn try_upload(&mut self, source: &Packing, patience: &mut Patience) -> Result<(), TransferError> {
+    async fn try_upload(
+        &mut self,
+        source: &Packing,
+        patience: &mut Patience,
+    ) -> Result<(), TransferError> {
         let received = self.received().await?;
         patience.reached(received);
         if !source.is_packed() {
@@ -189,12 +213,15 @@ impl Transfer {
             Frame::data(chunk)
         });
         let body = BodyExt::boxed_unsync(StreamBody::new(chunks));
-        let asked = self.ask_while_moving(request("PUT", &format!("/upload?offset={received}"), body)?, &sent).await;
+        let asked = self
+            .ask_while_moving(request("PUT", &format!("/upload?offset={received}"), body)?, &sent)
+            .await;
         patience.reached(sent.load(Ordering::Relaxed));
         asked?;
         let Ok(archive) = source.archive().await else { return std::future::pending().await };
         let finish = Finish { size: archive.size, sha256: archive.sha256 };
-        let finish = serde_json::to_vec(&finish).map_err(|error| TunnelError::Broken(error.to_string()))?;
+        let finish =
+            serde_json::to_vec(&finish).map_err(|error| TunnelError::Broken(error.to_string()))?;
         loop {
             let asked = request("POST", "/upload/finish", body_of(finish.clone()))?;
             // Unpacking may take longer than the sending did; the runner answers meanwhile.
@@ -205,7 +232,11 @@ impl Transfer {
     }
 
     /// Asks with a long body: for as long as its bytes move.
-    async fn ask_while_moving(&mut self, request: Request<RequestBody>, sent: &AtomicU64) -> Result<(), TunnelError> {
+    async fn ask_while_moving(
+        &mut self,
+        request: Request<RequestBody>,
+        sent: &AtomicU64,
+    ) -> Result<(), TunnelError> {
         let mut asking = Box::pin(self.ask(request));
         let mut before = sent.load(Ordering::Relaxed);
         loop {
@@ -228,7 +259,9 @@ impl Transfer {
                 Ok(Some(result)) => return Ok(result),
                 // The runner answers: the build goes on.
                 Ok(None) => patience = Patience::new(),
-                Err(TransferError::Tunnel(error)) if patience.is_let_in(&error) && error.may_pass() => {
+                Err(TransferError::Tunnel(error))
+                    if patience.is_let_in(&error) && error.may_pass() =>
+                {
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(error) => return Err(error),
@@ -242,11 +275,21 @@ impl Transfer {
             return Ok(None);
         }
         let result = serde_json::from_slice(&document(answer).await?);
-        Ok(Some(result.map_err(|error| TunnelError::Broken(format!("its result cannot be read: {error}")))?))
+        Ok(Some(
+            result.map_err(|error| {
+                TunnelError::Broken(format!("its result cannot be read: {error}"))
+            })?,
+        ))
     }
 
     /// Brings a file of the output, whole and checked or not at all: it gets its name when its SHA-256 is right.
-    pub async fn download(&self, name: &str, to: &Path, size: u64, sha256: &str) -> Result<(), TransferError> {
+    pub async fn download(
+        &self,
+        name: &str,
+        to: &Path,
+        size: u64,
+        sha256: &str,
+    ) -> Result<(), TransferError> {
         let partial = partial_name(to);
         let fetched = self.fetch(name, &partial, to, size, sha256).await;
         if fetched.is_err() {
@@ -255,7 +298,14 @@ impl Transfer {
         fetched
     }
 
-    async fn fetch(&self, name: &str, partial: &Path, to: &Path, size: u64, sha256: &str) -> Result<(), TransferError> {
+    async fn fetch(
+        &self,
+        name: &str,
+        partial: &Path,
+        to: &Path,
+        size: u64,
+        sha256: &str,
+    ) -> Result<(), TransferError> {
         let (chunks, writer) = write_pieces(partial).map_err(file_error(to))?;
         let pieces = AtomicU64::new(0);
         let streams = (0..STREAMS.min(size.div_ceil(PIECE))).map(|_| async {
@@ -266,7 +316,11 @@ impl Transfer {
         drop(chunks);
         let found = writer.await.map_err(io::Error::other).flatten().map_err(file_error(to))?;
         if found != sha256 {
-            return Err(TransferError::Checksum { path: to.to_owned(), found, expected: sha256.to_owned() });
+            return Err(TransferError::Checksum {
+                path: to.to_owned(),
+                found,
+                expected: sha256.to_owned(),
+            });
         }
         tokio::fs::rename(partial, to).await.map_err(file_error(to))
     }
@@ -321,7 +375,9 @@ impl Transfer {
         }
         let mut body = self.ask_briefly(asked).await?.into_body();
         let (mut parts, mut batch) = (Vec::new(), 0);
-        while let Some(frame) = timeout(STILL, body.frame()).await.map_err(|_| TunnelError::Still)? {
+        while let Some(frame) =
+            timeout(STILL, body.frame()).await.map_err(|_| TunnelError::Still)?
+        {
             let frame = frame.map_err(super::tunnel::broken)?;
             let Ok(bytes) = frame.into_data() else { continue };
             batch += bytes.len() as u64;
@@ -332,7 +388,11 @@ impl Transfer {
                 chunks.send(chunk).await.map_err(|_| TransferError::Ended)?;
             }
         }
-        if *from < end { Err(TunnelError::Broken("the file ended early".to_owned()).into()) } else { Ok(()) }
+        if *from < end {
+            Err(TunnelError::Broken("the file ended early".to_owned()).into())
+        } else {
+            Ok(())
+        }
     }
 
     /// Brings a small file of the output.
@@ -340,7 +400,9 @@ impl Transfer {
         let mut patience = Patience::new();
         loop {
             match self.try_document(name).await {
-                Err(TransferError::Tunnel(error)) if patience.bears(&error) => tokio::time::sleep(PAUSE).await,
+                Err(TransferError::Tunnel(error)) if patience.bears(&error) => {
+                    tokio::time::sleep(PAUSE).await
+                }
                 ended => return ended,
             }
         }
@@ -362,7 +424,9 @@ impl Transfer {
                     let _ = tokio::fs::remove_dir_all(&partial).await;
                     match error {
                         // From the beginning: a tar that is made while it is sent has no ranges.
-                        TransferError::Tunnel(error) if patience.bears(&error) => tokio::time::sleep(PAUSE).await,
+                        TransferError::Tunnel(error) if patience.bears(&error) => {
+                            tokio::time::sleep(PAUSE).await
+                        }
                         error => return Err(error),
                     }
                 }
@@ -371,7 +435,8 @@ impl Transfer {
     }
 
     async fn try_folder(&mut self, name: &str, partial: &Path) -> Result<(), TransferError> {
-        let body = self.ask_briefly(question("GET", &format!("/folders/{name}"))?).await?.into_body();
+        let body =
+            self.ask_briefly(question("GET", &format!("/folders/{name}"))?).await?.into_body();
         // An error of the connection comes out of the unpacking as if it were one of a file.
         let broken = Arc::new(OnceLock::new());
         let noted = broken.clone();
@@ -421,7 +486,13 @@ fn moving_chunks(body: Incoming) -> impl futures::Stream<Item = Result<Bytes, Tu
 
 /// After a wrong sum the archive is sent again from its begin; where the runner has more than was thought it is asked again.
 fn is_again(error: &TunnelError) -> bool {
-    matches!(error, TunnelError::Refused { status: StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY, .. })
+    matches!(
+        error,
+        TunnelError::Refused {
+            status: StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY,
+            ..
+        }
+    )
 }
 
 /// The runner has everything, and the answer that said so was lost; or the build ends before its source is there, and says why.

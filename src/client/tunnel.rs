@@ -50,7 +50,9 @@ impl TunnelError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Forward(_) | Self::Broken(_) | Self::Still => true,
-            Self::Refused { status, .. } => status.is_server_error() && *status != StatusCode::INSUFFICIENT_STORAGE,
+            Self::Refused { status, .. } => {
+                status.is_server_error() && *status != StatusCode::INSUFFICIENT_STORAGE
+            }
         }
     }
 
@@ -86,7 +88,10 @@ impl Tunnel {
     }
 
     /// Asks; an answer that is no success is an error with the runner's words.
-    pub async fn ask(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, TunnelError> {
+    pub async fn ask(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TunnelError> {
         self.sender.ready().await.map_err(broken)?;
         let response = self.sender.send_request(request).await.map_err(broken)?;
         let status = response.status();
@@ -102,12 +107,21 @@ impl Tunnel {
 pub async fn document(response: Response<Incoming>) -> Result<Vec<u8>, TunnelError> {
     let body = http_body_util::Limited::new(response.into_body(), DOCUMENT_LIMIT).collect();
     let body = timeout(STILL, body).await.map_err(|_| TunnelError::Still)?;
-    body.map(|body| body.to_bytes().to_vec()).map_err(|error| TunnelError::Broken(error.to_string()))
+    body.map(|body| body.to_bytes().to_vec())
+        .map_err(|error| TunnelError::Broken(error.to_string()))
 }
 
 /// A request to the runner.
-pub fn request(method: &str, path: &str, body: RequestBody) -> Result<Request<RequestBody>, TunnelError> {
-    let request = Request::builder().method(method).uri(path).header("host", "runner").header("content-type", "application/json");
+pub fn request(
+    method: &str,
+    path: &str,
+    body: RequestBody,
+) -> Result<Request<RequestBody>, TunnelError> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "runner")
+        .header("content-type", "application/json");
     request.body(body).map_err(|error| TunnelError::Broken(error.to_string()))
 }
 

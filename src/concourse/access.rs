@@ -14,15 +14,16 @@ use super::parameter_file;
 use crate::{client::connect::client, text::without_secrets};
 
 /// How to write it, for messages.
-const USAGE: &str =
-    "name the cluster: KUBECONFIG (the text of a kubeconfig, or its path), or KUBE_SERVER, KUBE_TOKEN and KUBE_CA (PEM)";
+const USAGE: &str = "name the cluster: KUBECONFIG (the text of a kubeconfig, or its path), or KUBE_SERVER, KUBE_TOKEN and KUBE_CA (PEM)";
 
 /// What a token cannot hold, for messages that must not repeat it.
 const NOT_IN_TOKENS: &str = "spaces, line breaks or other characters that are in no token";
 
 /// A client of the cluster, and the namespace to build in.
 pub async fn connect(variables: &BTreeMap<String, String>) -> anyhow::Result<(Client, String)> {
-    let value = |name: &str| variables.get(name).map(String::as_str).filter(|value| !value.trim().is_empty());
+    let value = |name: &str| {
+        variables.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
+    };
     let kubeconfig = match (value("KUBECONFIG"), value("KUBE_SERVER")) {
         (Some(text), None) => from_kubeconfig(text)?,
         (None, Some(server)) => from_parts(server, value("KUBE_TOKEN"), value("KUBE_CA"))?,
@@ -30,12 +31,18 @@ pub async fn connect(variables: &BTreeMap<String, String>) -> anyhow::Result<(Cl
         (None, None) => bail!("{USAGE}"),
     };
     let config = configuration(kubeconfig).await?;
-    let namespace = value("KUBE_NAMESPACE").map_or_else(|| config.default_namespace.clone(), str::to_owned);
-    let is_name = namespace.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-    ensure!(is_name, "KUBE_NAMESPACE: {namespace:?} is no name of a namespace: lower-case letters, digits and '-'");
+    let namespace =
+        value("KUBE_NAMESPACE").map_or_else(|| config.default_namespace.clone(), str::to_owned);
+    let is_name =
+        namespace.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    ensure!(
+        is_name,
+        "KUBE_NAMESPACE: {namespace:?} is no name of a namespace: lower-case letters, digits and '-'"
+    );
     let proxy = config.proxy_url.as_ref().map(ToString::to_string);
-    let client =
-        client(config).map_err(|error| unusable("the Kubernetes client could not be set up", error, proxy.as_deref()))?;
+    let client = client(config).map_err(|error| {
+        unusable("the Kubernetes client could not be set up", error, proxy.as_deref())
+    })?;
     Ok((client, namespace))
 }
 
@@ -44,7 +51,10 @@ async fn configuration(kubeconfig: Kubeconfig) -> anyhow::Result<Config> {
         .await
         .map_err(|error| unusable("the kubeconfig cannot be used", error, None))?;
     let user = serde_json::to_value(&config.auth_info).unwrap_or_default();
-    ensure!(user["token"].as_str().is_none_or(is_token), "KUBECONFIG: its user's token has {NOT_IN_TOKENS}");
+    ensure!(
+        user["token"].as_str().is_none_or(is_token),
+        "KUBECONFIG: its user's token has {NOT_IN_TOKENS}"
+    );
     Ok(config)
 }
 
@@ -66,13 +76,19 @@ fn is_token(text: &str) -> bool {
 fn from_kubeconfig(text: &str) -> anyhow::Result<Kubeconfig> {
     // Whatever it is, it may hold a token: no message repeats it, nor what a parser quotes of it.
     if text.contains('\n') || text.trim_start().starts_with('{') {
-        return Kubeconfig::from_yaml(text).map_err(|_| anyhow!("KUBECONFIG is not the text of a kubeconfig"));
+        return Kubeconfig::from_yaml(text)
+            .map_err(|_| anyhow!("KUBECONFIG is not the text of a kubeconfig"));
     }
-    let read = parameter_file::read(Path::new(text)).ok().and_then(|_| Kubeconfig::read_from(text).ok());
+    let read =
+        parameter_file::read(Path::new(text)).ok().and_then(|_| Kubeconfig::read_from(text).ok());
     read.context("KUBECONFIG: its value is neither a kubeconfig nor the path of one")
 }
 
-fn from_parts(server: &str, token: Option<&str>, authority: Option<&str>) -> anyhow::Result<Kubeconfig> {
+fn from_parts(
+    server: &str,
+    token: Option<&str>,
+    authority: Option<&str>,
+) -> anyhow::Result<Kubeconfig> {
     let token = token.with_context(|| format!("KUBE_TOKEN is missing; {USAGE}"))?.trim();
     ensure!(is_token(token), "KUBE_TOKEN: its value has {NOT_IN_TOKENS}");
     let authority = match authority {
@@ -93,7 +109,8 @@ fn from_parts(server: &str, token: Option<&str>, authority: Option<&str>) -> any
         "contexts": [{ "name": "task", "context": { "cluster": "task", "user": "task" } }],
         "current-context": "task",
     });
-    serde_json::from_value(kubeconfig).context("KUBE_SERVER, KUBE_TOKEN and KUBE_CA make no kubeconfig")
+    serde_json::from_value(kubeconfig)
+        .context("KUBE_SERVER, KUBE_TOKEN and KUBE_CA make no kubeconfig")
 }
 
 #[cfg(test)]
@@ -102,19 +119,30 @@ mod tests {
 
     #[test]
     fn no_message_repeats_what_may_be_a_token() {
-        for text in ["hunter2", r#"{"users": [{"user": {"token": "hunter2"}}], "clusters": 7}"#, "users:\n- token: [hunter2\n"] {
+        for text in [
+            "hunter2",
+            r#"{"users": [{"user": {"token": "hunter2"}}], "clusters": 7}"#,
+            "users:\n- token: [hunter2\n",
+        ] {
             let error = format!("{:#}", from_kubeconfig(text).unwrap_err());
             assert!(error.starts_with("KUBECONFIG") && !error.contains("hunter2"), "{error}");
         }
-        let error = format!("{:#}", from_parts("https://server", Some("token"), Some("hunter2")).unwrap_err());
+        let error = format!(
+            "{:#}",
+            from_parts("https://server", Some("token"), Some("hunter2")).unwrap_err()
+        );
         assert!(error.starts_with("KUBE_CA") && !error.contains("hunter2"), "{error}");
     }
 
     #[tokio::test]
     async fn a_token_that_no_header_can_hold_is_refused_and_not_repeated() {
         for token in ["hunter2 hunter3", "hunter2\nhunter3", "hunter2\thunter3", "hunter2\u{e4}"] {
-            let error = format!("{:#}", from_parts("https://server", Some(token), None).unwrap_err());
-            assert!(error.starts_with("KUBE_TOKEN: its value has spaces") && !error.contains("hunter"), "{error}");
+            let error =
+                format!("{:#}", from_parts("https://server", Some(token), None).unwrap_err());
+            assert!(
+                error.starts_with("KUBE_TOKEN: its value has spaces") && !error.contains("hunter"),
+                "{error}"
+            );
             let kubeconfig = serde_json::json!({
                 "clusters": [{ "name": "a", "cluster": { "server": "https://server" } }],
                 "users": [{ "name": "a", "user": { "token": token } }],
@@ -123,18 +151,34 @@ mod tests {
             });
             let kubeconfig = from_kubeconfig(&kubeconfig.to_string()).unwrap();
             let error = format!("{:#}", configuration(kubeconfig).await.err().unwrap());
-            assert!(error.starts_with("KUBECONFIG: its user's token has") && !error.contains("hunter"), "{error}");
+            assert!(
+                error.starts_with("KUBECONFIG: its user's token has") && !error.contains("hunter"),
+                "{error}"
+            );
         }
-        configuration(from_parts("https://server", Some(" e30.e30.a-b_c\n"), None).unwrap()).await.unwrap();
+        configuration(from_parts("https://server", Some(" e30.e30.a-b_c\n"), None).unwrap())
+            .await
+            .unwrap();
     }
 
     #[test]
     fn no_message_repeats_the_password_of_a_proxy() {
-        for proxy in ["ftp://me:hunter2@proxy:3128/", "me:hunter2@proxy:3128", "http://me:hunt@hunter2@proxy:3128/"] {
-            for known in [Some(proxy), None].into_iter().take(if proxy.contains("://") { 2 } else { 1 }) {
-                let words = anyhow::anyhow!("configured proxy {proxy} uses an unsupported protocol");
+        for proxy in [
+            "ftp://me:hunter2@proxy:3128/",
+            "me:hunter2@proxy:3128",
+            "http://me:hunt@hunter2@proxy:3128/",
+        ] {
+            for known in
+                [Some(proxy), None].into_iter().take(if proxy.contains("://") { 2 } else { 1 })
+            {
+                let words =
+                    anyhow::anyhow!("configured proxy {proxy} uses an unsupported protocol");
                 let error = unusable("no client", words, known).to_string();
-                assert!(error.starts_with("no client: configured proxy ") && error.contains("proxy:3128"), "{error}");
+                assert!(
+                    error.starts_with("no client: configured proxy ")
+                        && error.contains("proxy:3128"),
+                    "{error}"
+                );
                 assert!(!error.contains("hunter2"), "{error}");
             }
         }

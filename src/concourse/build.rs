@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use super::params::{SecretText, TaskParameters};
 use crate::{
-    api::{BuildSecret, Download, OciBuildSpec, Output, OutputFormat, SecretKey, Source, SshKey, UploadSource},
+    api::{
+        BuildSecret, Download, OciBuildSpec, Output, OutputFormat, SecretKey, Source, SshKey,
+        UploadSource,
+    },
     client::archive::Selection,
 };
 
@@ -47,11 +50,21 @@ impl TaskBuild {
             SecretKey { name: secret.to_owned(), key: name }
         };
         let mut secrets = template.secrets.clone();
-        let texts = parameters.secret_texts.iter().map(|(id, text)| (id, SecretContent::Text(text.clone())));
-        let files = parameters.secret_files.iter().map(|(id, path)| (id, SecretContent::File(path.clone())));
+        let texts = parameters
+            .secret_texts
+            .iter()
+            .map(|(id, text)| (id, SecretContent::Text(text.clone())));
+        let files = parameters
+            .secret_files
+            .iter()
+            .map(|(id, path)| (id, SecretContent::File(path.clone())));
         for (number, (id, value)) in files.chain(texts).enumerate() {
             secrets.retain(|other| other.id != *id);
-            secrets.push(BuildSecret { id: id.clone(), secret: Some(key(format!("secret-{number}"), value)), file: None });
+            secrets.push(BuildSecret {
+                id: id.clone(),
+                secret: Some(key(format!("secret-{number}"), value)),
+                file: None,
+            });
         }
         let mut ssh = template.ssh.clone();
         if let Some((id, keys)) = &parameters.ssh {
@@ -69,7 +82,9 @@ impl TaskBuild {
         if !parameters.registry_mirrors.is_empty() {
             registry_mirrors.insert("docker.io".to_owned(), parameters.registry_mirrors.clone());
         }
-        let either = |own: &Option<String>, template: &Option<String>| own.clone().or_else(|| template.clone());
+        let either = |own: &Option<String>, template: &Option<String>| {
+            own.clone().or_else(|| template.clone())
+        };
         let dockerfile = either(&parameters.dockerfile, &template.dockerfile);
         let build_args_file = either(&parameters.build_args_file, &template.build_args_file);
         let labels_file = either(&parameters.labels_file, &template.labels_file);
@@ -83,10 +98,16 @@ impl TaskBuild {
         };
         let spec = OciBuildSpec {
             source: Source { upload: Some(UploadSource {}), ..Source::default() },
-            output: Some(Output { download: Some(Download { timeout: DOWNLOAD.to_owned() }), ..Output::default() }),
+            output: Some(Output {
+                download: Some(Download { timeout: DOWNLOAD.to_owned() }),
+                ..Output::default()
+            }),
             context: parameters.context.clone(),
             dockerfile,
-            image_name: parameters.image_name.clone().unwrap_or_else(|| template.image_name.clone()),
+            image_name: parameters
+                .image_name
+                .clone()
+                .unwrap_or_else(|| template.image_name.clone()),
             image_tag: parameters.image_tag.clone().unwrap_or_else(|| template.image_tag.clone()),
             build_args: merged(&template.build_args, &parameters.build_args),
             build_args_file,
@@ -95,9 +116,16 @@ impl TaskBuild {
             image_args,
             target: either(&parameters.target, &template.target),
             target_file,
-            additional_targets: unless_empty(&parameters.additional_targets, &template.additional_targets),
+            additional_targets: unless_empty(
+                &parameters.additional_targets,
+                &template.additional_targets,
+            ),
             platforms: unless_empty(&parameters.platforms, &template.platforms),
-            output_format: if parameters.output_oci { Some(OutputFormat::Oci) } else { template.output_format },
+            output_format: if parameters.output_oci {
+                Some(OutputFormat::Oci)
+            } else {
+                template.output_format
+            },
             unpack_rootfs: parameters.unpack_rootfs || template.unpack_rootfs,
             secrets,
             ssh,
@@ -110,7 +138,9 @@ impl TaskBuild {
             debug: parameters.debug || template.debug,
             suspend: false,
             lease: Some(template.lease.clone().unwrap_or_else(|| LEASE.to_owned())),
-            ttl_after_finished: Some(template.ttl_after_finished.clone().unwrap_or_else(|| KEPT.to_owned())),
+            ttl_after_finished: Some(
+                template.ttl_after_finished.clone().unwrap_or_else(|| KEPT.to_owned()),
+            ),
             ..template
         };
         Self { spec, secret: content, selection }
@@ -121,7 +151,10 @@ fn unless_empty(own: &[String], template: &[String]) -> Vec<String> {
     if own.is_empty() { template } else { own }.to_vec()
 }
 
-fn merged(template: &BTreeMap<String, String>, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+fn merged(
+    template: &BTreeMap<String, String>,
+    own: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     template.iter().chain(own).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
@@ -132,9 +165,14 @@ mod tests {
     use super::{OciBuildSpec, SecretContent, TaskBuild, TaskParameters};
 
     fn build(pairs: &[(&str, &str)], template: &str) -> TaskBuild {
-        let variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>();
+        let variables = pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect::<BTreeMap<_, _>>();
         let mut template: serde_json::Value = serde_saphyr::from_str(template).unwrap();
-        for (field, value) in [("source", serde_json::json!({})), ("context", ".".into()), ("imageName", "x".into())] {
+        for (field, value) in
+            [("source", serde_json::json!({})), ("context", ".".into()), ("imageName", "x".into())]
+        {
             template.as_object_mut().unwrap().entry(field).or_insert(value);
         }
         let template = serde_json::from_value::<OciBuildSpec>(template).unwrap();
@@ -163,14 +201,27 @@ mod tests {
             targetFile: ci/target, imageArgs: {base: base/image.tar}, additionalTargets: [test], outputFormat: oci, unpackRootfs: true}";
         let from_template = build(&[], template);
         let (spec, selection) = (&from_template.spec, &from_template.selection);
-        assert_eq!((spec.image_name.as_str(), spec.image_tag.as_str(), spec.push, spec.unpack_rootfs), ("app", "v2", true, true));
+        assert_eq!(
+            (spec.image_name.as_str(), spec.image_tag.as_str(), spec.push, spec.unpack_rootfs),
+            ("app", "v2", true, true)
+        );
         assert_eq!(spec.output_format, Some(super::OutputFormat::Oci));
         assert_eq!(spec.additional_targets, ["test"]);
         assert_eq!(selection.dockerfile.as_deref(), Some("ci/Dockerfile"));
         assert_eq!(selection.files, ["ci/target", "base/image.tar"]);
-        let own = build(&[("IMAGE_NAME", "other"), ("DOCKERFILE", "Dockerfile"), ("ADDITIONAL_TARGETS", "lint")], template);
+        let own = build(
+            &[
+                ("IMAGE_NAME", "other"),
+                ("DOCKERFILE", "Dockerfile"),
+                ("ADDITIONAL_TARGETS", "lint"),
+            ],
+            template,
+        );
         assert_eq!((own.spec.image_name.as_str(), own.spec.image_tag.as_str()), ("other", "v2"));
-        assert_eq!((own.spec.dockerfile.as_deref(), own.spec.additional_targets), (Some("Dockerfile"), vec!["lint".to_owned()]));
+        assert_eq!(
+            (own.spec.dockerfile.as_deref(), own.spec.additional_targets),
+            (Some("Dockerfile"), vec!["lint".to_owned()])
+        );
     }
 
     #[test]
@@ -191,8 +242,14 @@ mod tests {
         );
         insta::assert_yaml_snapshot!(build.spec);
         let file = |path: &str| SecretContent::File(path.to_owned());
-        assert_eq!(build.secret.keys().collect::<Vec<_>>(), [".dockerconfigjson", "secret-0", "secret-1", "ssh-0", "ssh-1"]);
-        assert_eq!((&build.secret["secret-0"], &build.secret["ssh-1"]), (&file("secrets/file"), &file("keys/two")));
+        assert_eq!(
+            build.secret.keys().collect::<Vec<_>>(),
+            [".dockerconfigjson", "secret-0", "secret-1", "ssh-0", "ssh-1"]
+        );
+        assert_eq!(
+            (&build.secret["secret-0"], &build.secret["ssh-1"]),
+            (&file("secrets/file"), &file("keys/two"))
+        );
         assert_eq!(build.selection.files, ["ci/args", "base/image.tar"]);
         assert!(!format!("{build:?}").contains("hunter2"));
     }

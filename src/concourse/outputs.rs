@@ -43,7 +43,10 @@ impl Outputs {
         let declared = |name: &str| Some(folder.join(name)).filter(|path| path.is_dir());
         Self {
             main: declared(OUTPUT),
-            targets: targets.iter().filter_map(|target| Some((target.clone(), declared(target)?))).collect(),
+            targets: targets
+                .iter()
+                .filter_map(|target| Some((target.clone(), declared(target)?)))
+                .collect(),
         }
     }
 
@@ -53,17 +56,27 @@ impl Outputs {
     }
 
     /// Brings the files of an image and of its additional targets, as far as there are folders for them.
-    pub async fn fetch(&self, transfer: &mut Transfer, image: &BuiltImage, rootfs: bool) -> Result<(), TransferError> {
+    pub async fn fetch(
+        &self,
+        transfer: &mut Transfer,
+        image: &BuiltImage,
+        rootfs: bool,
+    ) -> Result<(), TransferError> {
         // What an earlier run left must not be taken for this one's.
         self.clear();
         if let Some(folder) = &self.main {
-            let files = Files { tar: image.tar.as_ref(), digest: &image.digest, config_digest: image.config_digest.as_ref() };
+            let files = Files {
+                tar: image.tar.as_ref(),
+                digest: &image.digest,
+                config_digest: image.config_digest.as_ref(),
+            };
             fetch(transfer, Path::new(""), folder, &files, rootfs).await?;
         }
         for additional in &image.additional {
             if let Some(folder) = self.targets.get(&additional.target) {
                 let below = Path::new(TARGETS).join(&additional.target);
-                let (tar, config_digest) = (additional.tar.as_ref(), additional.config_digest.as_ref());
+                let (tar, config_digest) =
+                    (additional.tar.as_ref(), additional.config_digest.as_ref());
                 let files = Files { tar, digest: &additional.digest, config_digest };
                 fetch(transfer, &below, folder, &files, rootfs).await?;
             }
@@ -85,7 +98,8 @@ impl Outputs {
             for path in partial.chain(ours.into_iter().map(|name| folder.join(name))) {
                 for _ in 0..SWEEPS {
                     let Ok(found) = path.symlink_metadata() else { break };
-                    let removed = if found.is_dir() { remove(&path) } else { fs::remove_file(&path) };
+                    let removed =
+                        if found.is_dir() { remove(&path) } else { fs::remove_file(&path) };
                     if removed.is_err() {
                         std::thread::sleep(Duration::from_millis(10));
                     }
@@ -106,7 +120,9 @@ async fn fetch(
     let Some(tar) = files.tar else { return Ok(()) };
     let remote = |name: &str| below.join(name).to_string_lossy().into_owned();
     let here = |error: io::Error| TransferError::File { path: folder.to_owned(), error };
-    transfer.download(&remote(TAR), &folder.join(TAR), tar.size.unsigned_abs(), &tar.sha256).await?;
+    transfer
+        .download(&remote(TAR), &folder.join(TAR), tar.size.unsigned_abs(), &tar.sha256)
+        .await?;
     if tar.format == OutputFormat::Oci {
         let (file, layout) = (folder.join(TAR), folder.join(LAYOUT));
         let unpacking = tokio::task::spawn_blocking(move || {
@@ -121,7 +137,8 @@ async fn fetch(
         transfer.folder(&remote(ROOTFS), &folder.join(ROOTFS)).await?;
         fs::write(folder.join(METADATA), metadata).map_err(here)?;
     }
-    let of_task = files.config_digest.filter(|_| tar.format == OutputFormat::Docker).unwrap_or(files.digest);
+    let of_task =
+        files.config_digest.filter(|_| tar.format == OutputFormat::Docker).unwrap_or(files.digest);
     fs::write(folder.join(DIGEST), of_task.as_str()).map_err(here)
 }
 
@@ -140,16 +157,27 @@ mod tests {
         }
         Outputs::find(folder.path(), &[]).clear();
         let entries = fs::read_dir(folder.path().join("image")).unwrap();
-        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
 
     #[test]
     fn what_a_build_left_is_taken_away_and_a_folder_of_somebody_elses_is_not() {
-        let of_a_build = ["image.tar", "digest", "metadata.json", "rootfs/bin/sh", "image/oci-layout", ".image.tar.partial"];
+        let of_a_build = [
+            "image.tar",
+            "digest",
+            "metadata.json",
+            "rootfs/bin/sh",
+            "image/oci-layout",
+            ".image.tar.partial",
+        ];
         assert_eq!(left(&of_a_build), [""; 0]);
-        assert_eq!(left(&["Dockerfile", "rootfs/mine", "image/logo.png"]), ["Dockerfile", "image", "rootfs"]);
+        assert_eq!(
+            left(&["Dockerfile", "rootfs/mine", "image/logo.png"]),
+            ["Dockerfile", "image", "rootfs"]
+        );
         assert_eq!(left(&["metadata.json", "image.tar"]), ["metadata.json"]);
     }
 }

@@ -13,7 +13,10 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it is not a file"));
     }
     if metadata.len() > LIMIT {
-        return Err(io::Error::other(format!("it has {} bytes; at most {LIMIT} are read", metadata.len())));
+        return Err(io::Error::other(format!(
+            "it has {} bytes; at most {LIMIT} are read",
+            metadata.len()
+        )));
     }
     fs::read(path)
 }

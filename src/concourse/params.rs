@@ -98,7 +98,9 @@ pub enum InvalidParameter {
         value: String,
     },
     /// A YAML list where the task takes a comma list.
-    #[error("{name}: Concourse makes the text {value:?} of a YAML list; write one text with commas instead, such as {name}: a,b")]
+    #[error(
+        "{name}: Concourse makes the text {value:?} of a YAML list; write one text with commas instead, such as {name}: a,b"
+    )]
     YamlList {
         /// The parameter.
         name: &'static str,
@@ -114,7 +116,9 @@ pub enum InvalidParameter {
         element: String,
     },
     /// Not an address.
-    #[error("BUILDKIT_ADD_HOSTS: {address:?} of {host} is not an IP address; write host=10.0.0.1,other=10.0.0.2")]
+    #[error(
+        "BUILDKIT_ADD_HOSTS: {address:?} of {host} is not an IP address; write host=10.0.0.1,other=10.0.0.2"
+    )]
     Address {
         /// The host.
         host: String,
@@ -127,7 +131,9 @@ pub enum InvalidParameter {
     )]
     Secrets,
     /// BUILDKIT_SSH without keys.
-    #[error("BUILDKIT_SSH: {0:?} names no key; there is no SSH agent in a task: write <id>=<path of the key>")]
+    #[error(
+        "BUILDKIT_SSH: {0:?} names no key; there is no SSH agent in a task: write <id>=<path of the key>"
+    )]
     SshAgent(String),
     /// PUSH without REGISTRY.
     #[error("PUSH is true, so REGISTRY is needed, for example REGISTRY: docker.io/my-team")]
@@ -182,9 +188,16 @@ impl<'a> Environment<'a> {
     fn text(&self, name: &'static str) -> Option<&'a str> {
         let exact = self.0.get(name).map(String::as_str).filter(|value| !value.is_empty());
         exact.or_else(|| {
-            let spellings = [name.to_ascii_lowercase(), name.replace('_', ""), name.to_ascii_lowercase().replace('_', "")];
+            let spellings = [
+                name.to_ascii_lowercase(),
+                name.replace('_', ""),
+                name.to_ascii_lowercase().replace('_', ""),
+            ];
             let spellings = spellings.iter().filter(|_| LENIENT.contains(&name));
-            spellings.filter_map(|spelling| self.0.get(spelling)).map(String::as_str).find(|value| !value.is_empty())
+            spellings
+                .filter_map(|spelling| self.0.get(spelling))
+                .map(String::as_str)
+                .find(|value| !value.is_empty())
         })
     }
 
@@ -210,11 +223,16 @@ impl<'a> Environment<'a> {
     }
 
     /// A list of `name=value` and the variables with a prefix, which win.
-    fn pairs(&self, list: &'static str, prefix: &str) -> Result<BTreeMap<String, String>, InvalidParameter> {
+    fn pairs(
+        &self,
+        list: &'static str,
+        prefix: &str,
+    ) -> Result<BTreeMap<String, String>, InvalidParameter> {
         let mut pairs = BTreeMap::new();
         for element in self.list(list)? {
-            let (name, value) =
-                element.split_once('=').ok_or_else(|| InvalidParameter::NoEqualsSign { name: list, element: element.clone() })?;
+            let (name, value) = element.split_once('=').ok_or_else(|| {
+                InvalidParameter::NoEqualsSign { name: list, element: element.clone() }
+            })?;
             pairs.insert(name.to_owned(), value.to_owned());
         }
         pairs.extend(self.prefixed(prefix));
@@ -223,8 +241,12 @@ impl<'a> Environment<'a> {
 
     /// The variables with a prefix, without it. Here an empty value is a value.
     fn prefixed(&self, prefix: &str) -> BTreeMap<String, String> {
-        let named = self.0.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?, value)));
-        named.filter(|(name, _)| !name.is_empty()).map(|(name, value)| (name.to_owned(), value.clone())).collect()
+        let named =
+            self.0.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?, value)));
+        named
+            .filter(|(name, _)| !name.is_empty())
+            .map(|(name, value)| (name.to_owned(), value.clone()))
+            .collect()
     }
 }
 
@@ -273,7 +295,10 @@ impl TaskParameters {
             unpack_rootfs: environment.boolean("UNPACK_ROOTFS")?,
             platforms,
             secret_files: environment.prefixed("BUILDKIT_SECRET_"),
-            secret_texts: secret_texts.into_iter().map(|(id, text)| (id, SecretText(text))).collect(),
+            secret_texts: secret_texts
+                .into_iter()
+                .map(|(id, text)| (id, SecretText(text)))
+                .collect(),
             ssh: environment.text("BUILDKIT_SSH").map(ssh).transpose()?,
             add_hosts: hosts(&environment.list("BUILDKIT_ADD_HOSTS")?)?,
             registry_mirrors: environment.list("REGISTRY_MIRRORS")?,
@@ -342,18 +367,26 @@ fn relative(name: &'static str, folder: &Path, path: &str) -> Result<String, Inv
 /// `<id>=<key>[,<key>]`.
 fn ssh(value: &str) -> Result<(String, Vec<String>), InvalidParameter> {
     let (id, keys) = value.split_once('=').unwrap_or((value, ""));
-    let keys: Vec<String> = keys.split(',').filter(|key| !key.is_empty()).map(str::to_owned).collect();
-    if keys.is_empty() { Err(InvalidParameter::SshAgent(value.to_owned())) } else { Ok((id.to_owned(), keys)) }
+    let keys: Vec<String> =
+        keys.split(',').filter(|key| !key.is_empty()).map(str::to_owned).collect();
+    if keys.is_empty() {
+        Err(InvalidParameter::SshAgent(value.to_owned()))
+    } else {
+        Ok((id.to_owned(), keys))
+    }
 }
 
 fn hosts(elements: &[String]) -> Result<BTreeMap<String, String>, InvalidParameter> {
     let mut hosts = BTreeMap::new();
     for element in elements {
-        let (host, address) = element
-            .split_once('=')
-            .ok_or_else(|| InvalidParameter::NoEqualsSign { name: "BUILDKIT_ADD_HOSTS", element: element.clone() })?;
+        let (host, address) = element.split_once('=').ok_or_else(|| {
+            InvalidParameter::NoEqualsSign { name: "BUILDKIT_ADD_HOSTS", element: element.clone() }
+        })?;
         if address.parse::<IpAddr>().is_err() {
-            return Err(InvalidParameter::Address { host: host.to_owned(), address: address.to_owned() });
+            return Err(InvalidParameter::Address {
+                host: host.to_owned(),
+                address: address.to_owned(),
+            });
         }
         hosts.insert(host.to_owned(), address.to_owned());
     }

@@ -17,7 +17,8 @@ use tokio::{
 const ROOM: usize = 1000;
 
 /// The printer of this process: one, so that its lines keep their order.
-pub static PRINTER: LazyLock<Printer> = LazyLock::new(|| Printer::start(io::stdout(), io::stderr()));
+pub static PRINTER: LazyLock<Printer> =
+    LazyLock::new(|| Printer::start(io::stdout(), io::stderr()));
 
 /// Lines on their way to whoever reads the task.
 pub struct Printer {
@@ -125,7 +126,11 @@ mod tests {
 
     impl Written {
         fn lines(&self) -> Vec<String> {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap().lines().map(str::to_owned).collect()
+            String::from_utf8(self.0.lock().unwrap().clone())
+                .unwrap()
+                .lines()
+                .map(str::to_owned)
+                .collect()
         }
     }
 
@@ -184,7 +189,9 @@ mod tests {
         for number in 0..ROOM {
             printer.log(number.to_string()).await;
         }
-        timeout(SOON, printer.log("given up".to_owned())).await.expect_err("a line without room waits");
+        timeout(SOON, printer.log("given up".to_owned()))
+            .await
+            .expect_err("a line without room waits");
         drop(release);
         printer.flush(LATE).await;
         assert_eq!(written.lines().len(), ROOM);
@@ -195,7 +202,9 @@ mod tests {
         let errors = Written::default();
         let printer = Printer::start(Gone, errors.clone());
         for _ in 0..3 * ROOM {
-            timeout(LATE, printer.log("lost".to_owned())).await.expect("lines are taken all the same");
+            timeout(LATE, printer.log("lost".to_owned()))
+                .await
+                .expect("lines are taken all the same");
         }
         printer.error("error: why");
         printer.flush(LATE).await;

@@ -73,8 +73,13 @@ impl Session<'_> {
     }
 
     /// Serves the pod of one attempt and prints its log, until it has ended or its files are here.
-    async fn attempt(&self, pod: &str, seen: &mut watch::Receiver<Seen>) -> anyhow::Result<Result<Served, TransferError>> {
-        let mut transfer = Transfer::new(self.submission.pods().clone(), pod.to_owned(), self.submission.token());
+    async fn attempt(
+        &self,
+        pod: &str,
+        seen: &mut watch::Receiver<Seen>,
+    ) -> anyhow::Result<Result<Served, TransferError>> {
+        let mut transfer =
+            Transfer::new(self.submission.pods().clone(), pod.to_owned(), self.submission.token());
         let mut log = Log::new(self.submission.pods(), pod, |line: String| PRINTER.log(line));
         let served = {
             let (mut serving, following) = (Box::pin(self.serve(&mut transfer)), log.follow());
@@ -102,7 +107,9 @@ impl Session<'_> {
         let start = self.begin.elapsed();
         transfer.upload(self.source).await?;
         let result = transfer.result().await?;
-        let Outcome::Succeeded(image) = result.outcome.clone() else { return Err(TransferError::Ended) };
+        let Outcome::Succeeded(image) = result.outcome.clone() else {
+            return Err(TransferError::Ended);
+        };
         let built = Instant::now();
         self.outputs.fetch(transfer, &image, self.rootfs).await?;
         let spans = Spans { start, download: built.elapsed(), total: Duration::ZERO };
@@ -110,8 +117,15 @@ impl Session<'_> {
     }
 
     /// Waits for the build's end or for another pod than the one that was served last.
-    async fn next(&self, seen: &mut watch::Receiver<Seen>, last: Option<&str>) -> anyhow::Result<OciBuild> {
-        self.wait(seen, |build| has_ended(build) || current_pod(build).is_some_and(|pod| Some(pod.as_str()) != last)).await
+    async fn next(
+        &self,
+        seen: &mut watch::Receiver<Seen>,
+        last: Option<&str>,
+    ) -> anyhow::Result<OciBuild> {
+        self.wait(seen, |build| {
+            has_ended(build) || current_pod(build).is_some_and(|pod| Some(pod.as_str()) != last)
+        })
+        .await
     }
 
     /// Waits for the end of the build, or of the attempt of a pod.
@@ -119,7 +133,11 @@ impl Session<'_> {
         self.wait(seen, |build| current_pod(build).is_none_or(|current| current != pod)).await
     }
 
-    async fn wait(&self, seen: &mut watch::Receiver<Seen>, wanted: impl Fn(&OciBuild) -> bool) -> anyhow::Result<OciBuild> {
+    async fn wait(
+        &self,
+        seen: &mut watch::Receiver<Seen>,
+        wanted: impl Fn(&OciBuild) -> bool,
+    ) -> anyhow::Result<OciBuild> {
         let found = seen.wait_for(|seen| match seen {
             Seen::Nothing => false,
             Seen::Build(build) => wanted(build),
@@ -128,7 +146,9 @@ impl Session<'_> {
         match found.await.as_deref() {
             Ok(Seen::Build(build)) => Ok(build.as_ref().clone()),
             Ok(Seen::Lost(lost)) => Err(lost.clone().into()),
-            Ok(Seen::Nothing) | Err(_) => bail!("the OciBuild {} cannot be watched any more", self.submission.name()),
+            Ok(Seen::Nothing) | Err(_) => {
+                bail!("the OciBuild {} cannot be watched any more", self.submission.name())
+            }
         }
     }
 
@@ -136,9 +156,16 @@ impl Session<'_> {
     fn end(&self, build: &OciBuild) -> anyhow::Result<bool> {
         let status = build.status.clone().unwrap_or_default();
         if has_succeeded(build) {
-            bail!("the image was built, but its pod ended before the files were here; run the task again");
+            bail!(
+                "the image was built, but its pod ended before the files were here; run the task again"
+            );
         }
-        say(summary::failure(status.failure.as_ref(), self.submission.namespace(), self.submission.name()).trim_end());
+        say(summary::failure(
+            status.failure.as_ref(),
+            self.submission.namespace(),
+            self.submission.name(),
+        )
+        .trim_end());
         Ok(false)
     }
 }
@@ -167,7 +194,9 @@ async fn tell(mut seen: watch::Receiver<Seen>) {
         let changed = match timeout(TAKEN_UP, seen.changed()).await {
             Ok(changed) => changed,
             Err(_) if is_new => {
-                say("waiting: no operator has taken the build up yet; are its pods there, and does it watch this namespace?");
+                say(
+                    "waiting: no operator has taken the build up yet; are its pods there, and does it watch this namespace?",
+                );
                 seen.changed().await
             }
             Err(_) => continue,
@@ -179,7 +208,8 @@ async fn tell(mut seen: watch::Receiver<Seen>) {
 }
 
 fn has_succeeded(build: &OciBuild) -> bool {
-    has_ended(build) && build.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Succeeded))
+    has_ended(build)
+        && build.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Succeeded))
 }
 
 fn has_ended(build: &OciBuild) -> bool {
@@ -192,7 +222,10 @@ fn has_ended(build: &OciBuild) -> bool {
 /// waits longer.
 fn current_pod(build: &OciBuild) -> Option<String> {
     let status = build.status.as_ref().filter(|_| !has_ended(build))?;
-    let generation = build.metadata.generation.filter(|generation| status.observed_generation == Some(*generation))?;
+    let generation = build
+        .metadata
+        .generation
+        .filter(|generation| status.observed_generation == Some(*generation))?;
     let attempt = Attempt::from_number(status.attempt?)?;
     Some(pod_name(build.metadata.name.as_deref()?, generation, attempt))
 }

@@ -22,8 +22,13 @@ pub struct Spans {
 /// What a build waits for, if it waits.
 pub fn waiting(build: &OciBuild) -> Option<String> {
     let status = build.status.as_ref()?;
-    let phase = status.phase.filter(|phase| !phase.is_final() && !matches!(phase, Phase::Running | Phase::Suspended))?;
-    let condition = status.conditions.iter().find(|condition| condition.type_ == ConditionType::Reconciling.as_str())?;
+    let phase = status
+        .phase
+        .filter(|phase| !phase.is_final() && !matches!(phase, Phase::Running | Phase::Suspended))?;
+    let condition = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == ConditionType::Reconciling.as_str())?;
     Some(format!("{}: {}", format!("{phase:?}").to_lowercase(), condition.message))
 }
 
@@ -62,14 +67,18 @@ fn times(result: &BuildResult, spans: &Spans) -> String {
         ("push", of_pod(result.timings.push)),
         ("download", Some(spans.download).filter(|span| !span.is_zero())),
     ];
-    let parts = parts.into_iter().filter_map(|(name, span)| Some(format!("{name} {}", format_duration(span?))));
+    let parts = parts
+        .into_iter()
+        .filter_map(|(name, span)| Some(format!("{name} {}", format_duration(span?))));
     format!("{} ({})", format_duration(spans.total), parts.collect::<Vec<_>>().join(", "))
 }
 
 /// The last lines of a task whose build failed.
 pub fn failure(failure: Option<&Failure>, namespace: &str, name: &str) -> String {
     let Some(failure) = failure else {
-        return format!("failed  the build ended without a reason\nbuild   kubectl -n {namespace} describe ocibuild {name}\n");
+        return format!(
+            "failed  the build ended without a reason\nbuild   kubectl -n {namespace} describe ocibuild {name}\n"
+        );
     };
     let mut text = format!("failed  {}: {}\n", failure.reason, failure.message);
     // Writing to a String cannot fail.
@@ -80,9 +89,15 @@ pub fn failure(failure: Option<&Failure>, namespace: &str, name: &str) -> String
         let _ = writeln!(text, "      | {line}");
     }
     // What says how to build an unchanged manifest again is nothing for a build whose source only the task can send.
-    let hint = if failure.reason == FailureReason::Cancelled { "Run the task again." } else { failure.reason.hint() };
-    let _ =
-        writeln!(text, "hint    {hint}\nbuild   {name}; it is kept for a while: kubectl -n {namespace} describe ocibuild {name}");
+    let hint = if failure.reason == FailureReason::Cancelled {
+        "Run the task again."
+    } else {
+        failure.reason.hint()
+    };
+    let _ = writeln!(
+        text,
+        "hint    {hint}\nbuild   {name}; it is kept for a while: kubectl -n {namespace} describe ocibuild {name}"
+    );
     text
 }
 
@@ -101,9 +116,13 @@ mod tests {
 
     #[test]
     fn sizes_are_shown_short() {
-        for (size, text) in
-            [(0, "0 bytes"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (1_048_576, "1.0 MiB"), (13_002_342, "12.3 MiB")]
-        {
+        for (size, text) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1536, "1.5 KiB"),
+            (1_048_576, "1.0 MiB"),
+            (13_002_342, "12.3 MiB"),
+        ] {
             assert_eq!(bytes(size), text);
         }
     }

@@ -45,9 +45,12 @@ const TERMINATED: u8 = 143;
 /// Runs the task in the folder and with the environment of this process.
 pub async fn run() -> anyhow::Result<ExitCode> {
     let variables: BTreeMap<String, String> = std::env::vars_os()
-        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .map(|(name, value)| {
+            (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+        })
         .collect();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let begun: OnceLock<Begun> = OnceLock::new();
     let ended = tokio::select! {
         ended = build(&variables, &begun) => Some(ended),
@@ -59,7 +62,11 @@ pub async fn run() -> anyhow::Result<ExitCode> {
     let code = match ended {
         None => {
             let words = match begun {
-                Some(begun) => format!("the build {} goes with the task; {}", begun.submission.name(), begun.take_back().await),
+                Some(begun) => format!(
+                    "the build {} goes with the task; {}",
+                    begun.submission.name(),
+                    begun.take_back().await
+                ),
                 None => "nothing was begun".to_owned(),
             };
             say(&format!("told to stop: {words}"));
@@ -108,17 +115,23 @@ impl Begun {
     async fn take_back(&self) -> String {
         let begin = Instant::now();
         let _ = tokio::time::timeout(LAST_WORDS / 2, self.making.lock()).await;
-        let deleted = self.submission.delete_within(LAST_WORDS.saturating_sub(begin.elapsed())).await;
+        let deleted =
+            self.submission.delete_within(LAST_WORDS.saturating_sub(begin.elapsed())).await;
         self.outputs.clear();
         match deleted {
             Ok(()) => "it was deleted".to_owned(),
-            Err(error) => format!("it could not be deleted, and ends by itself when its lease is over: {error}"),
+            Err(error) => format!(
+                "it could not be deleted, and ends by itself when its lease is over: {error}"
+            ),
         }
     }
 }
 
 /// Builds; whether everything is in its place.
-async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Begun>) -> anyhow::Result<bool> {
+async fn build(
+    variables: &BTreeMap<String, String>,
+    slot: &OnceLock<Begun>,
+) -> anyhow::Result<bool> {
     let begin = Instant::now();
     let folder = std::env::current_dir().context("the task has no folder")?;
     let parameters = TaskParameters::read(variables)?.below(&folder)?;
@@ -127,16 +140,21 @@ async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Begun>) -> 
     let task = TaskBuild::new(&parameters, &name, template);
     let secret = secret_data(&task.secret, &folder)?;
     archive::check(&folder, &task.selection)?;
-    let source = Packing::begin(&folder, &task.selection).context("TMPDIR takes no archive of the source")?;
+    let source = Packing::begin(&folder, &task.selection)
+        .context("TMPDIR takes no archive of the source")?;
     tokio::spawn(announce(source.clone()));
     let (client, namespace) = access::connect(variables).await?;
     if folder.join("cache").is_dir() {
         say(match task.spec.cache.as_ref().map(|cache| cache.registry.export) {
-            Some(Some(_)) => "cache: the cache that OCIBUILD_CACHE names serves; the folder stays as it is",
+            Some(Some(_)) => {
+                "cache: the cache that OCIBUILD_CACHE names serves; the folder stays as it is"
+            }
             Some(None) => {
                 "cache: the folder stays as it is, and the cache that OCIBUILD_CACHE names is only read; export: max in it fills it"
             }
-            None => "cache: the folder stays as it is, and nothing is cached; OCIBUILD_CACHE names a registry to keep a cache in",
+            None => {
+                "cache: the folder stays as it is, and nothing is cached; OCIBUILD_CACHE names a registry to keep a cache in"
+            }
         });
     }
 
@@ -146,7 +164,9 @@ async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Begun>) -> 
         making: Arc::default(),
     });
     if begun.outputs.is_empty() && !task.spec.push {
-        say("image: the task has no output `image` and does not push: nothing will be left of what is built");
+        say(
+            "image: the task has no output `image` and does not push: nothing will be left of what is built",
+        );
     }
     let submission = &begun.submission;
     let rootfs = task.spec.unpack_rootfs;
@@ -161,7 +181,9 @@ async fn build(variables: &BTreeMap<String, String>, slot: &OnceLock<Begun>) -> 
         made = made => made?,
         error = failed(&source) => return Err(error),
     };
-    made.map_err(not_made).with_context(|| format!("the OciBuild {name} could not be made in namespace {namespace}"))?;
+    made.map_err(not_made).with_context(|| {
+        format!("the OciBuild {name} could not be made in namespace {namespace}")
+    })?;
     say(&format!("OciBuild {namespace}/{name}"));
     let session = Session { submission, source: &source, outputs: &begun.outputs, rootfs, begin };
     tokio::select! {
@@ -209,12 +231,18 @@ fn not_made(error: kube::Error) -> anyhow::Error {
     }
 }
 
-fn secret_data(content: &BTreeMap<String, SecretContent>, folder: &Path) -> anyhow::Result<BTreeMap<String, ByteString>> {
+fn secret_data(
+    content: &BTreeMap<String, SecretContent>,
+    folder: &Path,
+) -> anyhow::Result<BTreeMap<String, ByteString>> {
     let read = |(key, content): (&String, &SecretContent)| {
         let bytes = match content {
             SecretContent::Text(text) => text.reveal().as_bytes().to_vec(),
-            SecretContent::File(path) => parameter_file::read(&folder.join(path))
-                .with_context(|| format!("{path}, which the parameters name, cannot be read as a secret"))?,
+            SecretContent::File(path) => {
+                parameter_file::read(&folder.join(path)).with_context(|| {
+                    format!("{path}, which the parameters name, cannot be read as a secret")
+                })?
+            }
         };
         Ok((key.clone(), ByteString(bytes)))
     };

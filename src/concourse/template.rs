@@ -31,8 +31,12 @@ pub fn template(
         Some(value) => from_text(value, read)?,
         None => Value::Object(Map::new()),
     };
-    let fields = spec.as_object_mut().with_context(|| format!("{TEMPLATE} is not an OciBuild or its spec"))?;
-    let schema = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true).into_generator();
+    let fields = spec
+        .as_object_mut()
+        .with_context(|| format!("{TEMPLATE} is not an OciBuild or its spec"))?;
+    let schema = SchemaSettings::draft07()
+        .with(|settings| settings.inline_subschemas = true)
+        .into_generator();
     let schema = schema.into_root_schema_for::<OciBuildSpec>().to_value();
     for (variable, value) in variables {
         let name = variable.strip_prefix(FIELD).filter(|_| variable != TEMPLATE);
@@ -46,7 +50,11 @@ pub fn template(
 /// The spec of these fields, and of what a task puts in the place of others.
 fn as_spec(mut spec: Value) -> anyhow::Result<OciBuildSpec> {
     let fields = spec.as_object_mut().context("it is not a map")?;
-    for (field, value) in [("source", Value::Object(Map::new())), ("context", ".".into()), ("imageName", "image".into())] {
+    for (field, value) in [
+        ("source", Value::Object(Map::new())),
+        ("context", ".".into()),
+        ("imageName", "image".into()),
+    ] {
         fields.entry(field).or_insert(value);
     }
     let (read, unknown) = read_strictly(spec)?;
@@ -58,15 +66,24 @@ fn from_text(value: &str, read: impl Fn(&str) -> std::io::Result<String>) -> any
     let text = if value.contains(['\n', ':']) {
         value.to_owned()
     } else {
-        read(value).with_context(|| format!("{TEMPLATE}: {value} is neither YAML nor the path of a file"))?
+        read(value).with_context(|| {
+            format!("{TEMPLATE}: {value} is neither YAML nor the path of a file")
+        })?
     };
-    let template: Value = serde_saphyr::from_str(&text).with_context(|| format!("{TEMPLATE} is not YAML"))?;
+    let template: Value =
+        serde_saphyr::from_str(&text).with_context(|| format!("{TEMPLATE} is not YAML"))?;
     let kind = template.get("kind").and_then(Value::as_str).unwrap_or("OciBuild");
     ensure!(kind == "OciBuild", "{TEMPLATE} is a {kind}, and not an OciBuild");
     Ok(template.get("spec").cloned().unwrap_or(template))
 }
 
-fn set(fields: &mut Map<String, Value>, known: &Value, variable: &str, name: &str, text: &str) -> anyhow::Result<()> {
+fn set(
+    fields: &mut Map<String, Value>,
+    known: &Value,
+    variable: &str,
+    name: &str,
+    text: &str,
+) -> anyhow::Result<()> {
     let field = camel_case(name);
     if let Some((_, words)) = OWN.iter().find(|(own, _)| *own == field) {
         bail!("{variable} is not read: {words}");
@@ -101,7 +118,8 @@ fn pod_fields(known: &Value) -> Option<&Value> {
 /// A text stays what it is, all else is YAML.
 fn parse(schema: &Value, variable: &str, text: &str) -> anyhow::Result<Value> {
     let kind = &schema["type"];
-    let is_text = kind == "string" || kind.as_array().is_some_and(|kinds| kinds.contains(&"string".into()));
+    let is_text =
+        kind == "string" || kind.as_array().is_some_and(|kinds| kinds.contains(&"string".into()));
     if is_text {
         return Ok(text.into());
     }
@@ -126,7 +144,8 @@ mod tests {
     use super::{Value, template};
 
     fn read(pairs: &[(&str, &str)]) -> Result<Value, String> {
-        let variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let variables =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let file = |path: &str| match path {
             "ci/build.yaml" => Ok("kind: OciBuild\nspec: {timeout: 3h}\n".to_owned()),
             _ => Err(std::io::ErrorKind::NotFound.into()),
@@ -150,11 +169,17 @@ mod tests {
         for (pairs, expected) in [
             (&[][..], json!({})),
             (&[("OCIBUILD_TEMPLATE", "ci/build.yaml")], json!({ "timeout": "3h" })),
-            (&[("OCIBUILD_TEMPLATE", "timeout: 1h"), ("OCIBUILD_TIMEOUT", "2h")], json!({ "timeout": "2h" })),
+            (
+                &[("OCIBUILD_TEMPLATE", "timeout: 1h"), ("OCIBUILD_TIMEOUT", "2h")],
+                json!({ "timeout": "2h" }),
+            ),
             (&[("OCIBUILD_TIMEOUT", "")], json!({})),
             (&[("OCIBUILD_RETRIES", "0")], json!({ "retries": 0 })),
             (
-                &[("OCIBUILD_POD_RESOURCES", "{limits: {memory: 4Gi, cpu: 2}}"), ("OCIBUILD_NO_CACHE", "true")],
+                &[
+                    ("OCIBUILD_POD_RESOURCES", "{limits: {memory: 4Gi, cpu: 2}}"),
+                    ("OCIBUILD_NO_CACHE", "true"),
+                ],
                 json!({ "noCache": true, "pod": { "resources": { "limits": { "cpu": "2", "memory": "4Gi" } } } }),
             ),
             (
@@ -162,7 +187,10 @@ mod tests {
                 json!({ "timeout": "1h", "pod": { "nodeSelector": { "disk": "fast" }, "labels": { "team": "blue" } } }),
             ),
             (
-                &[("OCIBUILD_POD", "{priorityClassName: builds}"), ("OCIBUILD_POD_RUNTIME_CLASS_NAME", "gvisor")],
+                &[
+                    ("OCIBUILD_POD", "{priorityClassName: builds}"),
+                    ("OCIBUILD_POD_RUNTIME_CLASS_NAME", "gvisor"),
+                ],
                 json!({ "pod": { "priorityClassName": "builds", "runtimeClassName": "gvisor" } }),
             ),
         ] {
@@ -173,15 +201,27 @@ mod tests {
     #[test]
     fn what_is_no_field_and_no_template_is_named() {
         for (pair, words) in [
-            (("OCIBUILD_TIMOUT", "2h"), "OCIBUILD_TIMOUT: the spec of an OciBuild has no field timout"),
+            (
+                ("OCIBUILD_TIMOUT", "2h"),
+                "OCIBUILD_TIMOUT: the spec of an OciBuild has no field timout",
+            ),
             (("OCIBUILD_CONTEXT", "src"), "OCIBUILD_CONTEXT is not read: write CONTEXT"),
-            (("OCIBUILD_SOURCE", "{git: {url: x}}"), "OCIBUILD_SOURCE is not read: the task sends the source itself"),
-            (("OCIBUILD_POD_NODE", "x"), "OCIBUILD_POD_NODE: the pod of an OciBuild has no field node"),
+            (
+                ("OCIBUILD_SOURCE", "{git: {url: x}}"),
+                "OCIBUILD_SOURCE is not read: the task sends the source itself",
+            ),
+            (
+                ("OCIBUILD_POD_NODE", "x"),
+                "OCIBUILD_POD_NODE: the pod of an OciBuild has no field node",
+            ),
             (
                 ("OCIBUILD_POD_RESOURCES", "{limit: {memory: 4Gi}}"),
                 "OCIBUILD_POD_RESOURCES: there is no field pod.resources.limit",
             ),
-            (("OCIBUILD_POD", "{nodeSelectr: {a: b}}"), "OCIBUILD_POD: there is no field pod.nodeSelectr"),
+            (
+                ("OCIBUILD_POD", "{nodeSelectr: {a: b}}"),
+                "OCIBUILD_POD: there is no field pod.nodeSelectr",
+            ),
             (
                 ("OCIBUILD_REGISTRY_SECRETS", "hub"),
                 "OCIBUILD_REGISTRY_SECRETS: invalid type: string \"hub\", expected a sequence",
@@ -192,8 +232,14 @@ mod tests {
             ),
             (("OCIBUILD_TEMPLATE", "kind: Pod"), "OCIBUILD_TEMPLATE is a Pod, and not an OciBuild"),
             (("OCIBUILD_POD_RESOURCES", "{"), "OCIBUILD_POD_RESOURCES is not YAML"),
-            (("OCIBUILD_RETRIES", "many"), "OCIBUILD_RETRIES: invalid type: string \"many\", expected i32"),
-            (("OCIBUILD_TEMPLATE", "missing"), "OCIBUILD_TEMPLATE: missing is neither YAML nor the path of a file"),
+            (
+                ("OCIBUILD_RETRIES", "many"),
+                "OCIBUILD_RETRIES: invalid type: string \"many\", expected i32",
+            ),
+            (
+                ("OCIBUILD_TEMPLATE", "missing"),
+                "OCIBUILD_TEMPLATE: missing is neither YAML nor the path of a file",
+            ),
             (("OCIBUILD_TEMPLATE", "- a: b"), "OCIBUILD_TEMPLATE is not an OciBuild or its spec"),
         ] {
             let error = read(&[pair]).unwrap_err();

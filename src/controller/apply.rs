@@ -97,23 +97,32 @@ impl Writer {
         );
         let answer = asked.instrument(span.clone()).await;
         if let Err(error) = &answer {
-            span.record("otel.status_code", "ERROR").record("otel.status_description", tracing::field::display(error));
+            span.record("otel.status_code", "ERROR")
+                .record("otel.status_description", tracing::field::display(error));
         }
         answer
     }
 
     /// Writes the status, provided that the object is still the one that was read: a decision from a stale cache is refused
     /// with 409 and made anew.
-    pub async fn status(&self, build: &OciBuild, status: &OciBuildStatus) -> Result<OciBuild, kube::Error> {
-        let api: Api<WholeBuild> = Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
+    pub async fn status(
+        &self,
+        build: &OciBuild,
+        status: &OciBuildStatus,
+    ) -> Result<OciBuild, kube::Error> {
+        let api: Api<WholeBuild> =
+            Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
         let patch = json!({
             "apiVersion": "ocibuild.dev/v1alpha1",
             "kind": "OciBuild",
             "metadata": { "resourceVersion": build.metadata.resource_version, "uid": build.metadata.uid },
             "status": status,
         });
-        let (name, parameters, patch) = (build.name_any(), PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(patch));
-        self.write("patch", "status", &name, api.patch_status(&name, &parameters, &patch)).await.map(OciBuild::from)
+        let (name, parameters, patch) =
+            (build.name_any(), PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(patch));
+        self.write("patch", "status", &name, api.patch_status(&name, &parameters, &patch))
+            .await
+            .map(OciBuild::from)
     }
 
     /// Makes a pod. Its name is that of the attempt, so two controllers at once still make one.
@@ -122,28 +131,52 @@ impl Writer {
     }
 
     /// Makes the claim of a build's own.
-    pub async fn create_claim(&self, claim: &PersistentVolumeClaim, owner: &str) -> Result<Creation, kube::Error> {
+    pub async fn create_claim(
+        &self,
+        claim: &PersistentVolumeClaim,
+        owner: &str,
+    ) -> Result<Creation, kube::Error> {
         self.create("claim", claim, owner).await
     }
 
-    async fn create<K>(&self, what: &'static str, object: &K, owner: &str) -> Result<Creation, kube::Error>
+    async fn create<K>(
+        &self,
+        what: &'static str,
+        object: &K,
+        owner: &str,
+    ) -> Result<Creation, kube::Error>
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
     {
-        let api: Api<K> = Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
-        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        match self.write("create", what, &object.name_any(), api.create(&parameters, object)).await {
-            Ok(created) => Ok(Creation::Done { made: Made::Now, metadata: Box::new(created.meta().clone()) }),
+        let api: Api<K> =
+            Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
+        let parameters =
+            PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        match self.write("create", what, &object.name_any(), api.create(&parameters, object)).await
+        {
+            Ok(created) => {
+                Ok(Creation::Done { made: Made::Now, metadata: Box::new(created.meta().clone()) })
+            }
             Err(error) if is_already_there(&error) => {
                 let there = api.get_opt(&object.name_any()).await?;
                 // Gone again between the two calls, or not the build's: either way the name is not free yet.
                 let Some(there) = there else { return Ok(Creation::NameTaken { may_pass: true }) };
                 let owners = there.owner_references();
                 if owners.iter().any(|reference| reference.uid == owner) {
-                    return Ok(Creation::Done { made: Made::Before, metadata: Box::new(there.meta().clone()) });
+                    return Ok(Creation::Done {
+                        made: Made::Before,
+                        metadata: Box::new(there.meta().clone()),
+                    });
                 }
-                let is_of_a_build = owners.iter().any(|reference| reference.kind == OciBuild::kind(&()));
-                Ok(Creation::NameTaken { may_pass: is_of_a_build || there.meta().deletion_timestamp.is_some() })
+                let is_of_a_build =
+                    owners.iter().any(|reference| reference.kind == OciBuild::kind(&()));
+                Ok(Creation::NameTaken {
+                    may_pass: is_of_a_build || there.meta().deletion_timestamp.is_some(),
+                })
             }
             Err(error) => refusal(error).map(Creation::Refused),
         }
@@ -151,10 +184,14 @@ impl Writer {
 
     /// Deletes a build that was kept for long enough, if nobody has changed it since.
     pub async fn delete_build(&self, build: &OciBuild) -> Result<(), kube::Error> {
-        let api: Api<OciBuild> = Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
-        let unchanged =
-            Preconditions { uid: build.metadata.uid.clone(), resource_version: build.metadata.resource_version.clone() };
-        let parameters = DeleteParams { preconditions: Some(unchanged), ..DeleteParams::background() };
+        let api: Api<OciBuild> =
+            Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
+        let unchanged = Preconditions {
+            uid: build.metadata.uid.clone(),
+            resource_version: build.metadata.resource_version.clone(),
+        };
+        let parameters =
+            DeleteParams { preconditions: Some(unchanged), ..DeleteParams::background() };
         let name = build.name_any();
         match self.write("delete", "ocibuild", &name, api.delete(&name, &parameters)).await {
             Ok(_) => Ok(()),
@@ -165,9 +202,11 @@ impl Writer {
 
     /// Deletes a pod, if it is still that very pod.
     pub async fn delete_pod(&self, pod: &WatchedPod) -> Result<(), kube::Error> {
-        let api: Api<WatchedPod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let api: Api<WatchedPod> =
+            Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let that_pod = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-        let parameters = DeleteParams { preconditions: Some(that_pod), ..DeleteParams::background() };
+        let parameters =
+            DeleteParams { preconditions: Some(that_pod), ..DeleteParams::background() };
         let name = pod.name_any();
         match self.write("delete", "pod", &name, api.delete(&name, &parameters)).await {
             Ok(_) => Ok(()),
@@ -251,7 +290,11 @@ mod tests {
                 "pods \"app-g1-a1\" is forbidden: ValidatingAdmissionPolicy 'size' with binding 'size' denied request: too large",
                 Some((FailureReason::AdmissionRefused, false)),
             ),
-            (409, "Operation cannot be fulfilled on resourcequotas \"small\": the object has been modified", None),
+            (
+                409,
+                "Operation cannot be fulfilled on resourcequotas \"small\": the object has been modified",
+                None,
+            ),
             (
                 500,
                 "Internal error occurred: failed calling webhook \"validate.example.com\": failed to call webhook: EOF",
@@ -262,7 +305,11 @@ mod tests {
                 "pods is forbidden: User \"system:serviceaccount:a:b\" cannot create resource \"pods\" in API group \"\"",
                 Some((FailureReason::Internal, true)),
             ),
-            (422, "Pod \"app-g1-a1\" is invalid: spec.priorityClassName", Some((FailureReason::InvalidSpec, false))),
+            (
+                422,
+                "Pod \"app-g1-a1\" is invalid: spec.priorityClassName",
+                Some((FailureReason::InvalidSpec, false)),
+            ),
             (500, "etcdserver: request timed out", None),
             (429, "too many requests", None),
         ] {

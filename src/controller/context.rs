@@ -114,13 +114,18 @@ impl Context {
 
     /// A build as it is now, if it is still there.
     pub(super) async fn get(&self, build: &WatchedBuild) -> Result<Option<OciBuild>, kube::Error> {
-        let api: Api<WholeBuild> = Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
+        let api: Api<WholeBuild> =
+            Api::namespaced(self.client.clone(), &build.namespace().unwrap_or_default());
         let found = api.get_opt(&build.name_any()).await?.map(OciBuild::from);
         Ok(found.filter(|found| found.uid() == build.uid()))
     }
 
     /// The pods of a build as they are now.
-    pub(super) async fn list_pods(&self, namespace: &str, build: &str) -> Result<Vec<WatchedPod>, kube::Error> {
+    pub(super) async fn list_pods(
+        &self,
+        namespace: &str,
+        build: &str,
+    ) -> Result<Vec<WatchedPod>, kube::Error> {
         let api: Api<WatchedPod> = Api::namespaced(self.client.clone(), namespace);
         let mut page = ListParams::default().labels(&format!("{BUILD_LABEL}={build}")).limit(PAGE);
         let mut pods = Vec::new();
@@ -135,7 +140,11 @@ impl Context {
     }
 
     /// A pod as it is now, if it is there.
-    pub(super) async fn get_pod(&self, namespace: &str, name: &str) -> Result<Option<WatchedPod>, kube::Error> {
+    pub(super) async fn get_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<WatchedPod>, kube::Error> {
         Api::<WatchedPod>::namespaced(self.client.clone(), namespace).get_opt(name).await
     }
 
@@ -181,7 +190,8 @@ impl Context {
 
     /// Forgets the objects of these namespaces that were deleted while their watch was broken: nothing tells of them.
     pub(super) fn forget_absent(&self, namespace: Option<&str>) {
-        let there: HashSet<String> = self.builds.state().iter().filter_map(|build| build.uid()).collect();
+        let there: HashSet<String> =
+            self.builds.state().iter().filter_map(|build| build.uid()).collect();
         for (uid, of) in self.turns.known() {
             if namespace.is_none_or(|namespace| namespace == of) && !there.contains(&uid) {
                 self.forget(&uid);
@@ -194,7 +204,9 @@ impl Context {
     pub(super) fn lease_left(&self, build: &OciBuild, lease: Duration) -> Duration {
         let text = build.annotations().get(RENEWED_ANNOTATION).cloned();
         let mut renewed = locked(&self.renewed);
-        let (last, since) = renewed.entry(build.uid().unwrap_or_default()).or_insert_with(|| (text.clone(), Instant::now()));
+        let (last, since) = renewed
+            .entry(build.uid().unwrap_or_default())
+            .or_insert_with(|| (text.clone(), Instant::now()));
         if *last != text {
             (*last, *since) = (text, Instant::now());
         }

@@ -94,7 +94,8 @@ pub struct Running {
 /// Reads a pod. `owner` is the UID of the build that should own it.
 pub fn diagnose(pod: Option<&WatchedPod>, owner: &str, now: Timestamp) -> PodState {
     let Some(pod) = pod else { return PodState::Absent };
-    let owned = pod.metadata.owner_references.iter().flatten().any(|reference| reference.uid == owner);
+    let owned =
+        pod.metadata.owner_references.iter().flatten().any(|reference| reference.uid == owner);
     if !owned {
         return PodState::Foreign;
     }
@@ -105,7 +106,8 @@ pub fn diagnose(pod: Option<&WatchedPod>, owner: &str, now: Timestamp) -> PodSta
         // For its own limits the kubelet evicts a pod without the condition.
         let is_evicted = pod.reason.as_deref() == Some("Evicted");
         let evicted = is_evicted.then(|| failed_pod(pod, disruption.clone())).or(disruption);
-        let taken_away = evicted.or_else(|| pod.metadata.deletion_timestamp.is_some().then(|| deleted(pod)));
+        let taken_away =
+            evicted.or_else(|| pod.metadata.deletion_timestamp.is_some().then(|| deleted(pod)));
         return ended(terminated, daemon, pod.memory_limit.as_deref(), taken_away);
     }
     if pod.has_failed {
@@ -119,7 +121,8 @@ pub fn diagnose(pod: Option<&WatchedPod>, owner: &str, now: Timestamp) -> PodSta
     if build.is_some_and(|build| matches!(build.state, ContainerState::Running)) {
         return PodState::Running(Running { address: pod.address.clone() });
     }
-    let is_gated = |scheduled: &&PodCondition| scheduled.reason.as_deref() == Some("SchedulingGated");
+    let is_gated =
+        |scheduled: &&PodCondition| scheduled.reason.as_deref() == Some("SchedulingGated");
     if let Some(gate) = pod.condition("PodScheduled").filter(is_gated) {
         return PodState::Gated { message: gate.message.clone().unwrap_or_default() };
     }
@@ -142,9 +145,14 @@ fn ended(
             FailureReason::Cancelled | FailureReason::DaemonDied if disruption.is_some() => {
                 return disruption.map_or(PodState::Absent, PodState::Lost);
             }
-            FailureReason::DaemonDied | FailureReason::StepFailed if daemon.is_some_and(was_out_of_memory) => {
+            FailureReason::DaemonDied | FailureReason::StepFailed
+                if daemon.is_some_and(was_out_of_memory) =>
+            {
                 failure.reason = FailureReason::OutOfMemory;
-                failure.message = format!("BuildKit's container reached its memory limit and was killed; {}", failure.message);
+                failure.message = format!(
+                    "BuildKit's container reached its memory limit and was killed; {}",
+                    failure.message
+                );
             }
             // The kernel kills the largest process of the container, a step's; then the container lives on.
             FailureReason::StepFailed if failure.exit_code == Some(KILLED) => {
@@ -171,7 +179,9 @@ fn ended(
 fn last_words(daemon: &Container) -> Option<String> {
     let last = daemon.last_state.terminated().filter(|terminated| terminated.exit_code != 0)?;
     // A Go program follows its words by its stack.
-    let is_stack = |line: &str| ["\t", "main.", "runtime.", "github.com/"].iter().any(|begin| line.starts_with(begin));
+    let is_stack = |line: &str| {
+        ["\t", "main.", "runtime.", "github.com/"].iter().any(|begin| line.starts_with(begin))
+    };
     // What it answered the runner may repeat what a registry said, credentials too; the runner has it, and hides them.
     let is_answer = |line: &str| line.contains("returned error: ");
     let is_said = |line: &&str| !line.is_empty() && !is_stack(line) && !is_answer(line);
@@ -212,13 +222,19 @@ fn without_result(terminated: &Terminated) -> BuildFailure {
     }
     // 128 and the number of the signal: SIGKILL, SIGTERM.
     if matches!(terminated.exit_code, 137 | 143) {
-        let message = format!("the build's container was killed from outside, with exit code {}", terminated.exit_code);
+        let message = format!(
+            "the build's container was killed from outside, with exit code {}",
+            terminated.exit_code
+        );
         return BuildFailure::new(FailureReason::RunnerKilled, message);
     }
     let tail = if words.is_empty() { String::new() } else { format!(": {words}") };
     BuildFailure::new(
         FailureReason::Internal,
-        format!("the build's container ended with exit code {} ({reason}) and without a result{tail}", terminated.exit_code),
+        format!(
+            "the build's container ended with exit code {} ({reason}) and without a result{tail}",
+            terminated.exit_code
+        ),
     )
 }
 
@@ -226,10 +242,13 @@ fn failed_pod(pod: &WatchedPod, disruption: Option<BuildFailure>) -> BuildFailur
     let message = pod.message.clone().unwrap_or_default();
     match pod.reason.as_deref() {
         Some("Evicted") => evicted(message),
-        Some("DeadlineExceeded") => {
-            BuildFailure::new(FailureReason::Timeout, format!("the pod was active longer than its deadline: {message}"))
+        Some("DeadlineExceeded") => BuildFailure::new(
+            FailureReason::Timeout,
+            format!("the pod was active longer than its deadline: {message}"),
+        ),
+        Some("NodeLost" | "NodeShutdown" | "Terminated") => {
+            BuildFailure::new(FailureReason::NodeLost, message)
         }
-        Some("NodeLost" | "NodeShutdown" | "Terminated") => BuildFailure::new(FailureReason::NodeLost, message),
         reason => disruption.unwrap_or_else(|| {
             BuildFailure::new(
                 FailureReason::Internal,
@@ -241,18 +260,29 @@ fn failed_pod(pod: &WatchedPod, disruption: Option<BuildFailure>) -> BuildFailur
 
 /// A pod that uses more storage than its limits allow would do so again; one that had to go for others would not.
 fn evicted(message: String) -> BuildFailure {
-    let own_limits = ["exceeds the total limit of containers", "exceeds the limit", "exceeded its local ephemeral storage limit"];
+    let own_limits = [
+        "exceeds the total limit of containers",
+        "exceeds the limit",
+        "exceeded its local ephemeral storage limit",
+    ];
     let is_own_fault = own_limits.iter().any(|words| message.contains(words));
-    BuildFailure::new(if is_own_fault { FailureReason::StorageFull } else { FailureReason::Evicted }, message)
+    BuildFailure::new(
+        if is_own_fault { FailureReason::StorageFull } else { FailureReason::Evicted },
+        message,
+    )
 }
 
 fn deleted(pod: &WatchedPod) -> BuildFailure {
-    BuildFailure::new(FailureReason::PodDeleted, format!("pod {} was deleted by somebody other than the operator", name(pod)))
+    BuildFailure::new(
+        FailureReason::PodDeleted,
+        format!("pod {} was deleted by somebody other than the operator", name(pod)),
+    )
 }
 
 /// The condition that Kubernetes sets on a pod which it takes away (KEP-3329).
 fn disruption(pod: &WatchedPod) -> Option<BuildFailure> {
-    let condition = pod.condition("DisruptionTarget").filter(|condition| condition.status == "True")?;
+    let condition =
+        pod.condition("DisruptionTarget").filter(|condition| condition.status == "True")?;
     let message = condition.message.clone().unwrap_or_default();
     let reason = match condition.reason.as_deref() {
         Some("PreemptionByScheduler") => FailureReason::Preempted,
@@ -268,14 +298,20 @@ fn waiting(pod: &WatchedPod, build: Option<&Container>, daemon: Option<&Containe
         && scheduled.status == "False"
     {
         let message = scheduled.message.clone().unwrap_or_default();
-        let (reason, wait) = if message.contains("persistentvolumeclaim \"") && message.contains("not found") {
-            // The scheduler may not have heard yet of a claim that was made a moment ago.
-            (FailureReason::ClaimMissing, if names_own_claim(pod, &message) { Wait::Schedule } else { Wait::Claim })
-        } else if message.contains("unbound immediate PersistentVolumeClaims") || message.contains("binding volumes") {
-            (FailureReason::ClaimUnbound, Wait::Schedule)
-        } else {
-            (FailureReason::Unschedulable, Wait::Schedule)
-        };
+        let (reason, wait) =
+            if message.contains("persistentvolumeclaim \"") && message.contains("not found") {
+                // The scheduler may not have heard yet of a claim that was made a moment ago.
+                (
+                    FailureReason::ClaimMissing,
+                    if names_own_claim(pod, &message) { Wait::Schedule } else { Wait::Claim },
+                )
+            } else if message.contains("unbound immediate PersistentVolumeClaims")
+                || message.contains("binding volumes")
+            {
+                (FailureReason::ClaimUnbound, Wait::Schedule)
+            } else {
+                (FailureReason::Unschedulable, Wait::Schedule)
+            };
         return Waiting {
             reason,
             message,
@@ -291,7 +327,8 @@ fn waiting(pod: &WatchedPod, build: Option<&Container>, daemon: Option<&Containe
         pod.metadata.creation_timestamp.as_ref().map(|time| time.0)
     };
     let stuck = [daemon, build].into_iter().flatten().find_map(stuck_container);
-    let (reason, message, hopeless) = stuck.unwrap_or((FailureReason::Unschedulable, String::new(), false));
+    let (reason, message, hopeless) =
+        stuck.unwrap_or((FailureReason::Unschedulable, String::new(), false));
     Waiting {
         reason: if is_scheduled && message.is_empty() { FailureReason::Timeout } else { reason },
         message,
@@ -312,21 +349,30 @@ fn stuck_container(container: &Container) -> Option<(FailureReason, String, bool
     let words = waiting.message.clone().unwrap_or_default();
     let message = |what: &str| format!("container {}: {what}: {words}", container.name);
     match waiting.reason.as_deref()? {
-        reason @ ("ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "RegistryUnavailable") => {
-            Some((FailureReason::BuilderImagePull, message(reason), false))
+        reason @ ("ErrImagePull"
+        | "ImagePullBackOff"
+        | "ErrImageNeverPull"
+        | "RegistryUnavailable") => Some((FailureReason::BuilderImagePull, message(reason), false)),
+        reason @ "InvalidImageName" => {
+            Some((FailureReason::BuilderImagePull, message(reason), true))
         }
-        reason @ "InvalidImageName" => Some((FailureReason::BuilderImagePull, message(reason), true)),
         reason @ "CrashLoopBackOff" => Some((FailureReason::DaemonDied, message(reason), false)),
         reason @ ("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
             let is_daemon = container.name == layout::DAEMON_CONTAINER;
-            Some((if is_daemon { FailureReason::DaemonDied } else { FailureReason::Internal }, message(reason), false))
+            Some((
+                if is_daemon { FailureReason::DaemonDied } else { FailureReason::Internal },
+                message(reason),
+                false,
+            ))
         }
         _ => None,
     }
 }
 
 fn was_out_of_memory(container: &Container) -> bool {
-    let killed = |state: &ContainerState| state.terminated().is_some_and(|end| end.reason.as_deref() == Some("OOMKilled"));
+    let killed = |state: &ContainerState| {
+        state.terminated().is_some_and(|end| end.reason.as_deref() == Some("OOMKilled"))
+    };
     killed(&container.state) || killed(&container.last_state)
 }
 

@@ -28,12 +28,14 @@ impl Durations {
     /// Of a build that ended with this result.
     pub fn of(before: &OciBuildStatus, result: &BuildResult) -> Self {
         // Two clocks: the operator's and the node's. A negative difference is only their skew.
-        let pod_start = result
-            .started_at
-            .zip(before.start_time.as_ref())
-            .and_then(|(started, begun)| u64::try_from(started.saturating_sub(begun.0.as_millisecond())).ok());
+        let pod_start =
+            result.started_at.zip(before.start_time.as_ref()).and_then(|(started, begun)| {
+                u64::try_from(started.saturating_sub(begun.0.as_millisecond())).ok()
+            });
         // A pod may say anything, and one absurd number would spoil the metrics of all.
-        let taken = |milliseconds: Option<u64>| milliseconds.map(Duration::from_millis).filter(|taken| *taken <= LONGEST);
+        let taken = |milliseconds: Option<u64>| {
+            milliseconds.map(Duration::from_millis).filter(|taken| *taken <= LONGEST)
+        };
         Self {
             pod_start: taken(pod_start),
             daemon: taken(result.timings.daemon),

@@ -40,7 +40,8 @@ pub fn transition(before: &OciBuildStatus, after: &OciBuildStatus) -> Option<Tra
     let is_same_attempt = before.attempt == after.attempt
         && before.observed_generation == after.observed_generation
         && before.observed_rebuild == after.observed_rebuild;
-    let is_same_reason = before.conditions.first().is_some_and(|before| before.reason == ready.reason);
+    let is_same_reason =
+        before.conditions.first().is_some_and(|before| before.reason == ready.reason);
     if is_same_attempt && is_same_reason && before.phase == after.phase {
         return None;
     }
@@ -55,20 +56,39 @@ pub fn transition(before: &OciBuildStatus, after: &OciBuildStatus) -> Option<Tra
     };
     match after.phase? {
         // What it waited for has come; the next event says that it builds.
-        Phase::Pending if ready.reason == "Pending" && is_same_attempt && before.phase != Some(Phase::Queued) => None,
+        Phase::Pending
+            if ready.reason == "Pending"
+                && is_same_attempt
+                && before.phase != Some(Phase::Queued) =>
+        {
+            None
+        }
         Phase::Pending if ready.reason == "Pending" => {
             let generation = after.observed_generation.unwrap_or_default();
-            told(false, "Begun", format!("the build of generation {generation} begins: {}", ready.message))
+            told(
+                false,
+                "Begun",
+                format!("the build of generation {generation} begins: {}", ready.message),
+            )
         }
         Phase::Pending => told(true, &ready.reason, ready.message.clone()),
         Phase::Queued | Phase::Suspended => told(false, &ready.reason, ready.message.clone()),
         Phase::Running => {
             let pod = after.pod.clone().unwrap_or_default();
-            told(false, "Building", format!("pod {} builds on node {}", pod.name, pod.node.unwrap_or_default()))
+            told(
+                false,
+                "Building",
+                format!("pod {} builds on node {}", pod.name, pod.node.unwrap_or_default()),
+            )
         }
         Phase::Succeeded => {
-            let tar = after.tar.as_ref().map(|tar| format!(", tar at {}", tar.location)).unwrap_or_default();
-            let took = after.duration.as_deref().map(|took| format!(" in {took}")).unwrap_or_default();
+            let tar = after
+                .tar
+                .as_ref()
+                .map(|tar| format!(", tar at {}", tar.location))
+                .unwrap_or_default();
+            let took =
+                after.duration.as_deref().map(|took| format!(" in {took}")).unwrap_or_default();
             told(false, "Succeeded", format!("{}{took}{tar}", ready.message))
         }
         Phase::Failed => {
@@ -89,10 +109,13 @@ impl Publisher {
     /// Publishes in this name.
     pub fn new(client: Client, reporter: Reporter) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let publishing = ReceiverStream::new(waiting).for_each_concurrent(AT_ONCE, move |(build, transition)| {
-            let (client, reporter) = (client.clone(), reporter.clone());
-            async move { publish(client, reporter, &build, &transition).await }
-        });
+        let publishing = ReceiverStream::new(waiting).for_each_concurrent(
+            AT_ONCE,
+            move |(build, transition)| {
+                let (client, reporter) = (client.clone(), reporter.clone());
+                async move { publish(client, reporter, &build, &transition).await }
+            },
+        );
         tokio::spawn(publishing);
         Self { queue }
     }
@@ -107,7 +130,12 @@ impl Publisher {
 
 /// kube's recorder keeps each event for six minutes, in case that it comes again; ours never do, and looking through thousands of
 /// them at each new one is what costs: so each event has a recorder of its own.
-async fn publish(client: Client, reporter: Reporter, build: &ObjectReference, transition: &Transition) {
+async fn publish(
+    client: Client,
+    reporter: Reporter,
+    build: &ObjectReference,
+    transition: &Transition,
+) {
     let event = Event {
         type_: if transition.is_warning { EventType::Warning } else { EventType::Normal },
         reason: transition.reason.clone(),

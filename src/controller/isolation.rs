@@ -27,14 +27,20 @@ impl Nodes {
     }
 
     /// The isolation for a build that asks for `asked`.
-    pub async fn resolve(&self, asked: Isolation, config: &OperatorConfig) -> Result<PodIsolation, kube::Error> {
+    pub async fn resolve(
+        &self,
+        asked: Isolation,
+        config: &OperatorConfig,
+    ) -> Result<PodIsolation, kube::Error> {
         match asked {
             Isolation::Rootless => Ok(PodIsolation::Rootless),
             Isolation::Userns => Ok(PodIsolation::Userns),
             Isolation::Privileged => Ok(PodIsolation::Privileged),
             Isolation::Auto => {
                 let allows = |isolation| config.allowed_isolations.contains(&isolation);
-                if allows(Isolation::Userns) && (!allows(Isolation::Rootless) || self.have_user_namespaces().await?) {
+                if allows(Isolation::Userns)
+                    && (!allows(Isolation::Rootless) || self.have_user_namespaces().await?)
+                {
                     Ok(PodIsolation::Userns)
                 } else if allows(Isolation::Rootless) || !allows(Isolation::Privileged) {
                     Ok(PodIsolation::Rootless)
@@ -63,13 +69,22 @@ impl Nodes {
 fn all_have_user_namespaces(nodes: &[Node]) -> bool {
     let mut candidates = nodes.iter().filter(|node| {
         let is_cordoned = node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true));
-        let system = node.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
+        let system =
+            node.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
         !is_cordoned && system.is_none_or(|system| system == "linux")
     });
     let reports = |node: &Node| {
-        let handlers = node.status.as_ref().and_then(|status| status.runtime_handlers.as_deref()).unwrap_or_default();
-        let default = handlers.iter().find(|handler| handler.name.as_deref().unwrap_or_default().is_empty());
-        default.and_then(|handler| handler.features.as_ref()).and_then(|features| features.user_namespaces) == Some(true)
+        let handlers = node
+            .status
+            .as_ref()
+            .and_then(|status| status.runtime_handlers.as_deref())
+            .unwrap_or_default();
+        let default =
+            handlers.iter().find(|handler| handler.name.as_deref().unwrap_or_default().is_empty());
+        default
+            .and_then(|handler| handler.features.as_ref())
+            .and_then(|features| features.user_namespaces)
+            == Some(true)
     };
     candidates.clone().next().is_some() && candidates.all(reports)
 }

@@ -38,7 +38,13 @@ pub struct Wanted {
 impl Wanted {
     /// What the object asks for.
     pub fn of(build: &OciBuild) -> Self {
-        let annotation = |name: &str| build.metadata.annotations.as_ref().and_then(|annotations| annotations.get(name).cloned());
+        let annotation = |name: &str| {
+            build
+                .metadata
+                .annotations
+                .as_ref()
+                .and_then(|annotations| annotations.get(name).cloned())
+        };
         Self {
             generation: build.metadata.generation.unwrap_or_default(),
             rebuild: annotation(REBUILD_ANNOTATION),
@@ -98,7 +104,8 @@ impl Recorded {
 
     /// Whether the recorded build is the one that is wanted. An annotation that was taken away asks for nothing.
     pub fn is(&self, wanted: &Wanted) -> bool {
-        self.generation == Some(wanted.generation) && (wanted.rebuild.is_none() || self.rebuild == wanted.rebuild)
+        self.generation == Some(wanted.generation)
+            && (wanted.rebuild.is_none() || self.rebuild == wanted.rebuild)
     }
 
     /// Whether the wanted build has ended. Nothing undoes that, not even a stricter configuration.
@@ -203,18 +210,25 @@ pub struct Lost {
 }
 
 /// What is said while the name of a pod is taken.
-pub const NAME_TAKEN: &str =
-    "a pod of this name belongs to something else, for example to a deleted build; waiting until it is gone";
+pub const NAME_TAKEN: &str = "a pod of this name belongs to something else, for example to a deleted build; waiting until it is gone";
 
 /// What to do next with a build.
-pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Limits, turn: Turn, now: Timestamp) -> Decision {
+pub fn decide(
+    wanted: &Wanted,
+    recorded: &Recorded,
+    pod: &PodState,
+    limits: &Limits,
+    turn: Turn,
+    now: Timestamp,
+) -> Decision {
     let begin = |attempt, first_attempt| match turn {
         Turn::Granted => Decision::Begin { attempt, first_attempt, after: None },
         Turn::Waiting { position } => Decision::Queue { attempt, first_attempt, position },
     };
     if !recorded.is(wanted) {
         let same_generation = recorded.generation == Some(wanted.generation);
-        let attempt = recorded.attempt.filter(|_| same_generation).map_or(Attempt::FIRST, Attempt::next);
+        let attempt =
+            recorded.attempt.filter(|_| same_generation).map_or(Attempt::FIRST, Attempt::next);
         return begin(attempt, attempt);
     }
     if recorded.is_settled(wanted) {
@@ -222,13 +236,25 @@ pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Lim
     }
     if wanted.cancel.is_some() && wanted.cancel != recorded.cancel {
         let message = format!("cancelled by the annotation {CANCEL_ANNOTATION}");
-        return Decision::Finish(BuildResult::failed(BuildFailure::new(FailureReason::Cancelled, message)));
+        return Decision::Finish(BuildResult::failed(BuildFailure::new(
+            FailureReason::Cancelled,
+            message,
+        )));
     }
     let is_held_back = matches!(pod, PodState::Absent | PodState::Foreign | PodState::Gated { .. });
-    if let Some(limit) = limits.waits.queue.filter(|_| is_held_back && limits.queue_left(recorded, now) == Some(Duration::ZERO)) {
+    if let Some(limit) = limits
+        .waits
+        .queue
+        .filter(|_| is_held_back && limits.queue_left(recorded, now) == Some(Duration::ZERO))
+    {
         let seconds = limit.0.as_secs();
-        let message = format!("the build waited {seconds}s in vain for its turn; raise deadlines.queue to let it wait longer");
-        return Decision::Finish(BuildResult::failed(BuildFailure::new(FailureReason::Timeout, message)));
+        let message = format!(
+            "the build waited {seconds}s in vain for its turn; raise deadlines.queue to let it wait longer"
+        );
+        return Decision::Finish(BuildResult::failed(BuildFailure::new(
+            FailureReason::Timeout,
+            message,
+        )));
     }
     let Some(attempt) = recorded.attempt else { return begin(Attempt::FIRST, Attempt::FIRST) };
     let first_attempt = recorded.first_attempt.unwrap_or(attempt);
@@ -236,7 +262,11 @@ pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Lim
         let used = attempt.number() - first_attempt.number();
         if failure.reason.is_retryable() && used < limits.retries {
             let retry = now + pause(&failure, used);
-            Decision::Begin { attempt: attempt.next(), first_attempt, after: Some(Lost { failure, retry }) }
+            Decision::Begin {
+                attempt: attempt.next(),
+                first_attempt,
+                after: Some(Lost { failure, retry }),
+            }
         } else {
             Decision::Finish(BuildResult::failed(failure))
         }
@@ -276,10 +306,15 @@ pub fn decide(wanted: &Wanted, recorded: &Recorded, pod: &PodState, limits: &Lim
 
 /// How long to wait before the next attempt: longer each time, and no shorter than a registry asks for.
 fn pause(failure: &BuildFailure, used: i32) -> Duration {
-    let is_of_registry = matches!(failure.reason, FailureReason::RegistryUnavailable | FailureReason::RegistryRateLimited);
+    let is_of_registry = matches!(
+        failure.reason,
+        FailureReason::RegistryUnavailable | FailureReason::RegistryRateLimited
+    );
     let first = if is_of_registry { FIRST_PAUSE_OF_REGISTRY } else { FIRST_PAUSE };
-    let own = first.saturating_mul(4_u32.saturating_pow(used.unsigned_abs())).min(LONGEST_OWN_PAUSE);
-    let asked = failure.retry_after.map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds.into()));
+    let own =
+        first.saturating_mul(4_u32.saturating_pow(used.unsigned_abs())).min(LONGEST_OWN_PAUSE);
+    let asked =
+        failure.retry_after.map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds.into()));
     own.max(asked).min(LONGEST_PAUSE)
 }
 
@@ -299,7 +334,9 @@ fn wait_for_name(recorded: &Recorded, limits: &Limits, now: Timestamp) -> Decisi
         hopeless: false,
     };
     match wait(&taken, limits, now) {
-        Decision::Wait { message, .. } => Decision::Wait { message, reason: None, recheck: Some(Duration::from_secs(1)) },
+        Decision::Wait { message, .. } => {
+            Decision::Wait { message, reason: None, recheck: Some(Duration::from_secs(1)) }
+        }
         end => end,
     }
 }
@@ -310,10 +347,16 @@ fn wait(waiting: &Waiting, limits: &Limits, now: Timestamp) -> Decision {
         Wait::Schedule => (limits.waits.schedule.0, "schedule"),
         Wait::Start => (limits.waits.start.0, "start"),
     };
-    let waited = waiting.since.map_or(SignedDuration::ZERO, |since| now.duration_since(since).max(SignedDuration::ZERO));
+    let waited = waiting
+        .since
+        .map_or(SignedDuration::ZERO, |since| now.duration_since(since).max(SignedDuration::ZERO));
     let left = limit.saturating_sub(waited.unsigned_abs());
     if waiting.hopeless || left.is_zero() {
-        let words = if waiting.message.is_empty() { waiting.wait.words() } else { waiting.message.as_str() };
+        let words = if waiting.message.is_empty() {
+            waiting.wait.words()
+        } else {
+            waiting.message.as_str()
+        };
         let message = if waiting.hopeless {
             words.to_owned()
         } else {

@@ -21,7 +21,8 @@ use super::{durations::Durations, watched_build::WatchedBuild};
 use crate::api::{FailureReason, OciBuildStatus, Phase};
 
 /// Upper bounds for what a build does: parts of it take moments, the whole of it up to an hour.
-const BUILD_SECONDS: [f64; 14] = [0.1, 0.3, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0];
+const BUILD_SECONDS: [f64; 14] =
+    [0.1, 0.3, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0];
 /// Upper bounds for reconciles: most write nothing, none may take longer than 30 seconds.
 const RECONCILE_SECONDS: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
 
@@ -138,7 +139,9 @@ impl Default for Metrics {
             leader: Gauge::default(),
         };
         for reason in PLATFORM_FAILURES {
-            let _ = metrics.builds.get_or_create(&ResultLabels { result: "failed", reason: reason.as_str() });
+            let _ = metrics
+                .builds
+                .get_or_create(&ResultLabels { result: "failed", reason: reason.as_str() });
         }
         metrics.registered()
     }
@@ -149,18 +152,45 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register("builds", "Builds that ended, by result and reason", self.builds.clone());
         let of_builds = self.build_seconds.clone();
-        registry.register_with_unit("build_duration", "From a build's begin to its end", Unit::Seconds, of_builds);
+        registry.register_with_unit(
+            "build_duration",
+            "From a build's begin to its end",
+            Unit::Seconds,
+            of_builds,
+        );
         let of_parts = self.part_seconds.clone();
-        registry.register_with_unit("phase_duration", "Where the time of builds that ended went", Unit::Seconds, of_parts);
-        registry.register("attempts_lost", "Attempts that were lost and tried again, by reason", self.attempts_lost.clone());
-        registry.register("builds_running", "Builds that take a place of the queue's limit", self.running.clone());
+        registry.register_with_unit(
+            "phase_duration",
+            "Where the time of builds that ended went",
+            Unit::Seconds,
+            of_parts,
+        );
+        registry.register(
+            "attempts_lost",
+            "Attempts that were lost and tried again, by reason",
+            self.attempts_lost.clone(),
+        );
+        registry.register(
+            "builds_running",
+            "Builds that take a place of the queue's limit",
+            self.running.clone(),
+        );
         registry.register("builds_queued", "Builds that wait for a place", self.queued.clone());
         registry.register_collector(Box::new(self.pending.clone()));
         registry.register("reconciles", "Reconciles", self.reconciles.clone());
         let of_reconciles = self.reconcile_seconds.clone();
-        registry.register_with_unit("reconcile_duration", "How long reconciles take", Unit::Seconds, of_reconciles);
+        registry.register_with_unit(
+            "reconcile_duration",
+            "How long reconciles take",
+            Unit::Seconds,
+            of_reconciles,
+        );
         let errors = self.reconcile_errors.clone();
-        registry.register("reconcile_errors", "Reconciles that failed and are tried again, by kind", errors);
+        registry.register(
+            "reconcile_errors",
+            "Reconciles that failed and are tried again, by kind",
+            errors,
+        );
         let writes = "Writes to the API server but for events and the lease, by what was written";
         registry.register("api_writes", writes, self.writes.clone());
         registry.register("leader", "Whether this replica is the leader", self.leader.clone());

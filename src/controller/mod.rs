@@ -28,7 +28,10 @@ use kube::{Api, Client, Config, api::ListParams, runtime::events::Reporter};
 use kube_lease_manager::LeaseManagerBuilder;
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch::Receiver};
 
-use self::{events::Publisher, metrics::Metrics, server::Readiness, turns::Turns, watched_build::WatchedBuild};
+use self::{
+    events::Publisher, metrics::Metrics, server::Readiness, turns::Turns,
+    watched_build::WatchedBuild,
+};
 use crate::plan::OperatorConfig;
 
 /// Name of the Lease and of the reporter of events.
@@ -62,14 +65,19 @@ pub struct Arguments {
 /// Runs the operator until it is told to stop or loses its lease.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = load(arguments.config.as_deref())?;
-    let mut kubernetes =
-        Config::infer().await.context("no Kubernetes cluster: neither a kubeconfig nor a service account was found")?;
-    let lease_namespace = arguments.lease_namespace.unwrap_or_else(|| kubernetes.default_namespace.clone());
+    let mut kubernetes = Config::infer()
+        .await
+        .context("no Kubernetes cluster: neither a kubeconfig nor a service account was found")?;
+    let lease_namespace =
+        arguments.lease_namespace.unwrap_or_else(|| kubernetes.default_namespace.clone());
     (kubernetes.read_timeout, kubernetes.reset_reader_on_write) = (Some(SILENCE), true);
-    let client = Client::try_from(kubernetes).context("the Kubernetes client could not be set up")?;
+    let client =
+        Client::try_from(kubernetes).context("the Kubernetes client could not be set up")?;
     let metrics = Arc::new(Metrics::default());
     let readiness = Readiness::waiting("the API server");
-    let listener = TcpListener::bind(arguments.listen).await.with_context(|| format!("cannot listen on {}", arguments.listen))?;
+    let listener = TcpListener::bind(arguments.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", arguments.listen))?;
     tokio::spawn(server::serve(listener, metrics.clone(), readiness.clone()));
 
     let mut stop = std::pin::pin!(stop_signal()?);
@@ -79,7 +87,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     // A replica that waits for the lease is ready: it would take over at any moment.
     readiness.ready();
-    let identity = arguments.identity.unwrap_or_else(|| format!("{CONTROLLER}-{}", std::process::id()));
+    let identity =
+        arguments.identity.unwrap_or_else(|| format!("{CONTROLLER}-{}", std::process::id()));
     let lease = LeaseManagerBuilder::new(client.clone(), CONTROLLER)
         .with_namespace(lease_namespace)
         .with_identity(identity.clone())
@@ -99,12 +108,22 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
     let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(identity) };
     let publisher = Publisher::new(client.clone(), reporter);
-    let namespaces: Vec<Option<String>> =
-        if config.watch_namespaces.is_empty() { vec![None] } else { config.watch_namespaces.iter().cloned().map(Some).collect() };
-    let turns = Arc::new(Turns::new(client.clone(), config.queue, namespaces.len(), metrics.clone()));
+    let namespaces: Vec<Option<String>> = if config.watch_namespaces.is_empty() {
+        vec![None]
+    } else {
+        config.watch_namespaces.iter().cloned().map(Some).collect()
+    };
+    let turns =
+        Arc::new(Turns::new(client.clone(), config.queue, namespaces.len(), metrics.clone()));
     let controllers = namespaces.into_iter().map(|namespace| {
         let watched = watch::Watched { namespace, turns: turns.clone() };
-        tokio::spawn(watch::run(client.clone(), watched, config.clone(), publisher.clone(), metrics.clone()))
+        tokio::spawn(watch::run(
+            client.clone(),
+            watched,
+            config.clone(),
+            publisher.clone(),
+            metrics.clone(),
+        ))
     });
     tokio::select! {
         _ = select_all(controllers) => anyhow::bail!("a watch ended by itself"),
@@ -126,7 +145,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 fn load(path: Option<&std::path::Path>) -> anyhow::Result<OperatorConfig> {
     let Some(path) = path else { return Ok(OperatorConfig::default()) };
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the configuration {}", path.display()))?;
     let not_valid = || format!("the configuration {} is not valid", path.display());
     let config: OperatorConfig = serde_saphyr::from_str(&text).with_context(not_valid)?;
     config.check().with_context(not_valid)?;
@@ -151,7 +171,11 @@ async fn wait_for_crd(client: &Client, config: &OperatorConfig, readiness: &Read
         None => Api::all(client.clone()),
     };
     loop {
-        let listed = tokio::time::timeout(Duration::from_secs(10), api.list(&ListParams::default().limit(1))).await;
+        let listed = tokio::time::timeout(
+            Duration::from_secs(10),
+            api.list(&ListParams::default().limit(1)),
+        )
+        .await;
         let what = match listed {
             Ok(Ok(_)) => return,
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {

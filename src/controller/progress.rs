@@ -25,7 +25,11 @@ impl Default for ProgressReader {
     fn default() -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(PATIENCE));
-        Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector) }
+        Self {
+            client: Client::builder(TokioExecutor::new())
+                .pool_max_idle_per_host(0)
+                .build(connector),
+        }
     }
 }
 
@@ -35,7 +39,10 @@ impl ProgressReader {
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
         let uri = format!("http://{host}:{}/progress", layout::PROGRESS_PORT).parse().ok()?;
         let answer = async {
-            let body = Limited::new(self.client.get(uri).await.ok()?.into_body(), ANSWER_LIMIT).collect().await.ok()?;
+            let body = Limited::new(self.client.get(uri).await.ok()?.into_body(), ANSWER_LIMIT)
+                .collect()
+                .await
+                .ok()?;
             serde_json::from_slice::<Progress>(&body.to_bytes()).ok()
         };
         tokio::time::timeout(PATIENCE, answer).await.ok().flatten().map(plausible)
@@ -48,10 +55,22 @@ mod tests {
 
     #[test]
     fn progress_that_makes_no_sense_is_made_to() {
-        let lie = Progress { total: 3, done: 9, cached: 99, current: Some("x\n\u{7}".repeat(1000)), summary: "99/3".to_owned() };
+        let lie = Progress {
+            total: 3,
+            done: 9,
+            cached: 99,
+            current: Some("x\n\u{7}".repeat(1000)),
+            summary: "99/3".to_owned(),
+        };
         let progress = plausible(lie);
-        assert_eq!((progress.total, progress.done, progress.cached, progress.summary.as_str()), (3, 3, 3, "3/3"));
+        assert_eq!(
+            (progress.total, progress.done, progress.cached, progress.summary.as_str()),
+            (3, 3, 3, "3/3")
+        );
         assert_eq!(progress.current.unwrap(), "x".repeat(256));
-        assert_eq!(plausible(Progress { total: -1, done: -1, cached: -1, ..Progress::default() }).summary, "0/0");
+        assert_eq!(
+            plausible(Progress { total: -1, done: -1, cached: -1, ..Progress::default() }).summary,
+            "0/0"
+        );
     }
 }

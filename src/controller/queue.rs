@@ -150,7 +150,12 @@ impl Queue {
     fn wait(&mut self, uid: &str, ticket: &Ticket) {
         self.remove_waiting(uid);
         let refusals = self.refusals.get(uid).copied().unwrap_or_default();
-        let place = Place { refusals, priority: Reverse(ticket.priority), since: ticket.since, uid: uid.to_owned() };
+        let place = Place {
+            refusals,
+            priority: Reverse(ticket.priority),
+            since: ticket.since,
+            uid: uid.to_owned(),
+        };
         self.lines.entry(ticket.namespace.clone()).or_default().insert(place.clone());
         self.waiting.insert(uid.to_owned(), (ticket.clone(), place));
     }
@@ -172,7 +177,13 @@ impl Queue {
     /// UID and namespace of each build that runs or waits.
     pub fn known(&self) -> Vec<(String, String)> {
         let running = self.running.iter().map(|(uid, namespace)| (uid.clone(), namespace.clone()));
-        running.chain(self.waiting.iter().map(|(uid, (ticket, _))| (uid.clone(), ticket.namespace.clone()))).collect()
+        running
+            .chain(
+                self.waiting
+                    .iter()
+                    .map(|(uid, (ticket, _))| (uid.clone(), ticket.namespace.clone())),
+            )
+            .collect()
     }
 
     /// How many builds run.
@@ -211,7 +222,10 @@ impl Queue {
             None => usize::MAX,
         };
         let running = self.running_in.get(namespace).copied().unwrap_or_default();
-        let left = self.limits.max_running_per_namespace.map_or(usize::MAX, |most| most.saturating_sub(running));
+        let left = self
+            .limits
+            .max_running_per_namespace
+            .map_or(usize::MAX, |most| most.saturating_sub(running));
         left.min(tried_at_once)
     }
 
@@ -226,13 +240,20 @@ impl Queue {
     }
 
     fn position(&mut self, uid: &str, now: Timestamp) -> usize {
-        let is_fresh =
-            |at: Timestamp| self.waiting.len() >= FEW && (SignedDuration::ZERO..STALE).contains(&now.duration_since(at));
-        if !self.positions.as_ref().is_some_and(|(at, positions)| is_fresh(*at) && positions.contains_key(uid)) {
+        let is_fresh = |at: Timestamp| {
+            self.waiting.len() >= FEW
+                && (SignedDuration::ZERO..STALE).contains(&now.duration_since(at))
+        };
+        if !self
+            .positions
+            .as_ref()
+            .is_some_and(|(at, positions)| is_fresh(*at) && positions.contains_key(uid))
+        {
             let counted = self.order(false, now).zip(1..).collect();
             self.positions = Some((now, counted));
         }
-        let counted = self.positions.as_ref().and_then(|(_, positions)| positions.get(uid).copied());
+        let counted =
+            self.positions.as_ref().and_then(|(_, positions)| positions.get(uid).copied());
         counted.unwrap_or(self.waiting.len())
     }
 
@@ -255,7 +276,12 @@ impl Queue {
             head.left -= 1;
             if let Some(place) = head.rest.next().filter(|_| head.left > 0) {
                 turns += 1;
-                heads.push(Reverse(Head { running: head.running + 1, last_turn: turns, place, ..head }));
+                heads.push(Reverse(Head {
+                    running: head.running + 1,
+                    last_turn: turns,
+                    place,
+                    ..head
+                }));
             }
             Some(picked)
         })

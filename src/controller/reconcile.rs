@@ -87,7 +87,10 @@ impl ReconcileError {
 }
 
 /// Brings one build a step further: a trace of its own, in which each write to the API server is a span.
-pub async fn reconcile(object: Arc<WatchedBuild>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+pub async fn reconcile(
+    object: Arc<WatchedBuild>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
     context.metrics.reconcile();
     let begun = Instant::now();
     let span = tracing::info_span!(
@@ -104,7 +107,8 @@ pub async fn reconcile(object: Arc<WatchedBuild>, context: Arc<Context>) -> Resu
     if let Err(error) = &result
         && !matches!(error, ReconcileError::Stale)
     {
-        span.record("otel.status_code", "ERROR").record("otel.status_description", tracing::field::display(error));
+        span.record("otel.status_code", "ERROR")
+            .record("otel.status_description", tracing::field::display(error));
     }
     result
 }
@@ -116,7 +120,10 @@ async fn bring_further(object: &WatchedBuild, context: &Context) -> Result<Actio
     }
     let cached = match object.kept() {
         Kept::Build(build) => *build,
-        Kept::NotHere => match timeout(PATIENCE, context.get(object)).await.map_err(|_| ReconcileError::Slow)?? {
+        Kept::NotHere => match timeout(PATIENCE, context.get(object))
+            .await
+            .map_err(|_| ReconcileError::Slow)??
+        {
             Some(build) => build,
             None => return Ok(Action::await_change()),
         },
@@ -145,7 +152,11 @@ async fn bring_further(object: &WatchedBuild, context: &Context) -> Result<Actio
 }
 
 /// When to try again after an error: at once when only the cache was behind, else with a growing pause.
-pub fn error_policy(object: Arc<WatchedBuild>, error: &ReconcileError, context: Arc<Context>) -> Action {
+pub fn error_policy(
+    object: Arc<WatchedBuild>,
+    error: &ReconcileError,
+    context: Arc<Context>,
+) -> Action {
     context.metrics.reconcile_error(error.kind());
     if matches!(error, ReconcileError::Stale) {
         return Action::requeue(Duration::from_millis(100));
@@ -220,8 +231,12 @@ impl<'a> Reconciling<'a> {
         if let Some(lease) = plan.lease {
             self.recheck = self.context.lease_left(&self.build, lease);
             if self.recheck.is_zero() {
-                let message = format!("nobody has renewed the build's lease for {}s: who asked for it is gone", lease.as_secs());
-                let result = BuildResult::failed(BuildFailure::new(FailureReason::Cancelled, message));
+                let message = format!(
+                    "nobody has renewed the build's lease for {}s: who asked for it is gone",
+                    lease.as_secs()
+                );
+                let result =
+                    BuildResult::failed(BuildFailure::new(FailureReason::Cancelled, message));
                 self.decided("cancel");
                 let pod = self.recorded_pod(&Recorded::of(&self.build));
                 self.finish(&plan, pod.as_deref(), &result).await?;
@@ -232,7 +247,9 @@ impl<'a> Reconciling<'a> {
             let recorded = self.recorded();
             let pod = match self.recorded_pod(&recorded) {
                 // The cache may be behind a pod that was made a moment ago; no attempt is given up for that.
-                None if recorded.pod_seen && recorded.is(&self.wanted) => self.live_pod(&recorded).await?,
+                None if recorded.pod_seen && recorded.is(&self.wanted) => {
+                    self.live_pod(&recorded).await?
+                }
                 pod => pod,
             };
             let now = Timestamp::now();
@@ -243,7 +260,12 @@ impl<'a> Reconciling<'a> {
             match decision {
                 Decision::Settled => return self.settle(pod.as_deref(), &state).await,
                 Decision::Begin { attempt, first_attempt, after } => {
-                    self.write(&plan, None, &Standing::Begun { attempt, first_attempt, after: after.as_ref() }).await?;
+                    self.write(
+                        &plan,
+                        None,
+                        &Standing::Begun { attempt, first_attempt, after: after.as_ref() },
+                    )
+                    .await?;
                     if let Some(lost) = after {
                         self.context.metrics.attempt_lost(lost.failure.reason);
                     }
@@ -251,29 +273,48 @@ impl<'a> Reconciling<'a> {
                 Decision::Queue { attempt, first_attempt, position } => {
                     let (reason, message) = match self.refused_by_quota(attempt) {
                         Some(words) => (FailureReason::QuotaExceeded.as_str(), words),
-                        None => {
-                            ("Queued", format!("the build waits for its turn: it is number {position} in the operator's queue"))
-                        }
+                        None => (
+                            "Queued",
+                            format!(
+                                "the build waits for its turn: it is number {position} in the operator's queue"
+                            ),
+                        ),
                     };
                     let position = Some(position);
-                    let standing = Standing::Queued { attempt, first_attempt, position, reason, message: &message };
+                    let standing = Standing::Queued {
+                        attempt,
+                        first_attempt,
+                        position,
+                        reason,
+                        message: &message,
+                    };
                     self.write(&plan, None, &standing).await?;
                     self.delete_predecessors(Some((attempt, first_attempt))).await?;
-                    let left = limits.queue_left(&Recorded::of(&self.build), now).unwrap_or(Duration::MAX);
+                    let left =
+                        limits.queue_left(&Recorded::of(&self.build), now).unwrap_or(Duration::MAX);
                     return Ok(self.again_in(self.context.turns.recheck().min(left)));
                 }
                 Decision::Gated { message } => {
                     let attempt = recorded.attempt.unwrap_or(Attempt::FIRST);
                     let first_attempt = recorded.first_attempt.unwrap_or(attempt);
-                    let standing =
-                        Standing::Queued { attempt, first_attempt, position: None, reason: "Gated", message: &message };
+                    let standing = Standing::Queued {
+                        attempt,
+                        first_attempt,
+                        position: None,
+                        reason: "Gated",
+                        message: &message,
+                    };
                     self.write(&plan, pod.as_deref(), &standing).await?;
-                    let left = limits.queue_left(&Recorded::of(&self.build), now).unwrap_or(Duration::MAX);
+                    let left =
+                        limits.queue_left(&Recorded::of(&self.build), now).unwrap_or(Duration::MAX);
                     return Ok(self.again_in(LOST_WAKE_UP.min(left)));
                 }
                 Decision::CreatePod { attempt } => {
                     let ticket = self.ticket(&recorded, priority, now);
-                    if let Some(action) = self.create(&plan, &ticket, attempt, recorded.first_attempt.unwrap_or(attempt)).await? {
+                    if let Some(action) = self
+                        .create(&plan, &ticket, attempt, recorded.first_attempt.unwrap_or(attempt))
+                        .await?
+                    {
                         return Ok(action);
                     }
                 }
@@ -281,10 +322,15 @@ impl<'a> Reconciling<'a> {
                 Decision::Wait { message, reason, recheck } => {
                     // A pod that starts as it should is not worth a write.
                     let troubled = pod.as_deref().filter(|_| reason.is_some());
-                    self.write(&plan, troubled, &Standing::Waiting { message: &message, reason }).await?;
-                    return Ok(self.again_in(recheck.map_or(LOST_WAKE_UP, |recheck| recheck.min(LOST_WAKE_UP))));
+                    self.write(&plan, troubled, &Standing::Waiting { message: &message, reason })
+                        .await?;
+                    return Ok(self.again_in(
+                        recheck.map_or(LOST_WAKE_UP, |recheck| recheck.min(LOST_WAKE_UP)),
+                    ));
                 }
-                Decision::Track(running) => return self.track(&plan, pod.as_deref(), &recorded, &running).await,
+                Decision::Track(running) => {
+                    return self.track(&plan, pod.as_deref(), &recorded, &running).await;
+                }
                 Decision::Finish(result) => self.finish(&plan, pod.as_deref(), &result).await?,
             }
         }
@@ -293,9 +339,15 @@ impl<'a> Reconciling<'a> {
 
     /// Writes the end down, after which nobody comes back to the pods of older builds. Whoever makes a pod deletes those first: where
     /// none was made they may still be there.
-    async fn finish(&mut self, plan: &Validated, pod: Option<&WatchedPod>, result: &BuildResult) -> Result<(), ReconcileError> {
+    async fn finish(
+        &mut self,
+        plan: &Validated,
+        pod: Option<&WatchedPod>,
+        result: &BuildResult,
+    ) -> Result<(), ReconcileError> {
         let recorded = self.recorded();
-        let current = recorded.attempt.zip(recorded.first_attempt).filter(|_| recorded.is(&self.wanted));
+        let current =
+            recorded.attempt.zip(recorded.first_attempt).filter(|_| recorded.is(&self.wanted));
         if current.is_none() || !recorded.pod_seen {
             self.delete_predecessors(current).await?;
         }
@@ -304,9 +356,14 @@ impl<'a> Reconciling<'a> {
 
     /// The words of the quota for which this attempt waits: they stay until there is room for it.
     fn refused_by_quota(&self, attempt: Attempt) -> Option<String> {
-        let status = self.build.status.as_ref().filter(|status| status.phase == Some(Phase::Queued))?;
-        let is_same = status.observed_generation == Some(self.wanted.generation) && status.attempt == Some(attempt.number());
-        let ready = status.conditions.first().filter(|ready| is_same && ready.reason == FailureReason::QuotaExceeded.as_str());
+        let status =
+            self.build.status.as_ref().filter(|status| status.phase == Some(Phase::Queued))?;
+        let is_same = status.observed_generation == Some(self.wanted.generation)
+            && status.attempt == Some(attempt.number());
+        let ready = status
+            .conditions
+            .first()
+            .filter(|ready| is_same && ready.reason == FailureReason::QuotaExceeded.as_str());
         ready.map(|ready| ready.message.clone())
     }
 
@@ -327,20 +384,32 @@ impl<'a> Reconciling<'a> {
     /// What the status says, and what this operator alone knows: that it has seen the attempt's pod go.
     fn recorded(&self) -> Recorded {
         let recorded = Recorded::of(&self.build);
-        let pod =
-            recorded.generation.zip(recorded.attempt).map(|(generation, attempt)| pod_name(&self.name, generation, attempt));
+        let pod = recorded
+            .generation
+            .zip(recorded.attempt)
+            .map(|(generation, attempt)| pod_name(&self.name, generation, attempt));
         let has_vanished = pod.is_some_and(|pod| self.context.has_vanished(&self.uid, &pod));
         Recorded { pod_seen: recorded.pod_seen || has_vanished, ..recorded }
     }
 
     fn recorded_pod(&self, recorded: &Recorded) -> Option<Arc<WatchedPod>> {
         let (attempt, generation) = recorded.attempt.zip(recorded.generation)?;
-        self.context.pods.get(&ObjectRef::new(&pod_name(&self.name, generation, attempt)).within(&self.namespace))
+        self.context.pods.get(
+            &ObjectRef::new(&pod_name(&self.name, generation, attempt)).within(&self.namespace),
+        )
     }
 
-    async fn live_pod(&self, recorded: &Recorded) -> Result<Option<Arc<WatchedPod>>, ReconcileError> {
-        let Some((attempt, generation)) = recorded.attempt.zip(recorded.generation) else { return Ok(None) };
-        let pod = self.context.get_pod(&self.namespace, &pod_name(&self.name, generation, attempt)).await?;
+    async fn live_pod(
+        &self,
+        recorded: &Recorded,
+    ) -> Result<Option<Arc<WatchedPod>>, ReconcileError> {
+        let Some((attempt, generation)) = recorded.attempt.zip(recorded.generation) else {
+            return Ok(None);
+        };
+        let pod = self
+            .context
+            .get_pod(&self.namespace, &pod_name(&self.name, generation, attempt))
+            .await?;
         Ok(pod.map(Arc::new))
     }
 
@@ -386,8 +455,14 @@ impl<'a> Reconciling<'a> {
     }
 
     /// The build has ended. A pod that still waits or runs is in nobody's service any more.
-    async fn settle(&self, pod: Option<&WatchedPod>, state: &PodState) -> Result<Action, ReconcileError> {
-        if let (Some(pod), PodState::Gated { .. } | PodState::Waiting(_) | PodState::Running(_)) = (pod, state) {
+    async fn settle(
+        &self,
+        pod: Option<&WatchedPod>,
+        state: &PodState,
+    ) -> Result<Action, ReconcileError> {
+        if let (Some(pod), PodState::Gated { .. } | PodState::Waiting(_) | PodState::Running(_)) =
+            (pod, state)
+        {
             self.context.writer.delete_pod(pod).await?;
         }
         self.context.forget(&self.uid);
@@ -426,14 +501,26 @@ impl<'a> Reconciling<'a> {
         Ok(self.again_in(age.clamp(*PROGRESS_INTERVAL.start(), *PROGRESS_INTERVAL.end())))
     }
 
-    fn facts<'b>(&'b self, pod: Option<&WatchedPod>, reference: Option<String>, output_claim: Option<&'b str>) -> Facts<'b> {
+    fn facts<'b>(
+        &'b self,
+        pod: Option<&WatchedPod>,
+        reference: Option<String>,
+        output_claim: Option<&'b str>,
+    ) -> Facts<'b> {
         let pod = pod.map(|pod| BuildPod {
             name: pod.name_any(),
             uid: pod.uid(),
             node: pod.node.clone(),
             isolation: pod.isolation.clone(),
         });
-        Facts { wanted: &self.wanted, namespace: &self.namespace, reference, output_claim, pod, now: Timestamp::now() }
+        Facts {
+            wanted: &self.wanted,
+            namespace: &self.namespace,
+            reference,
+            output_claim,
+            pod,
+            now: Timestamp::now(),
+        }
     }
 
     pub(super) async fn write(
@@ -443,7 +530,11 @@ impl<'a> Reconciling<'a> {
         standing: &Standing<'_>,
     ) -> Result<(), ReconcileError> {
         let before = self.build.status.clone().unwrap_or_default();
-        let facts = self.facts(pod, plan.instructions.references.first().map(ToString::to_string), plan.output.claim_name());
+        let facts = self.facts(
+            pod,
+            plan.instructions.references.first().map(ToString::to_string),
+            plan.output.claim_name(),
+        );
         let after = summarise(&before, &facts, standing);
         self.write_status(after).await?;
         if let Standing::Finished(result) = standing {
@@ -466,7 +557,8 @@ impl<'a> Reconciling<'a> {
 
     /// Log, event and metrics of a transition; none of them is waited for.
     fn tell(&self, before: &OciBuildStatus, after: &OciBuildStatus) {
-        let ended = after.phase.is_some_and(Phase::is_final) && before.completion_time != after.completion_time;
+        let ended = after.phase.is_some_and(Phase::is_final)
+            && before.completion_time != after.completion_time;
         if ended {
             self.context.metrics.build_ended(after);
         }

@@ -45,14 +45,24 @@ impl Readiness {
 }
 
 /// Serves `/healthz`, `/readyz` and `/metrics` until the process ends.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: Readiness) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+) -> io::Result<()> {
     let app = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route(
             "/metrics",
             get(async |State(state): State<(Arc<Metrics>, Readiness)>| {
-                ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], state.0.text())
+                (
+                    [(
+                        "content-type",
+                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                    )],
+                    state.0.text(),
+                )
             }),
         )
         .with_state((metrics, readiness));
@@ -67,8 +77,9 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: Read
                 continue;
             }
         };
-        let answering =
-            http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), TowerToHyperService::new(app.clone()));
+        let answering = http1::Builder::new()
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app.clone()));
         tokio::spawn(async move {
             // Who does not ask, or does not read, is let go.
             let _ = timeout(PATIENCE, answering).await;

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     api::{
-        BuildImage, BuildPod, BuildTar, Condition, ConditionType, Failure, FailureReason, LastSuccess, OciBuildStatus, Phase,
-        Progress, QueueStatus, TargetImage, Timings,
+        BuildImage, BuildPod, BuildTar, Condition, ConditionType, Failure, FailureReason,
+        LastSuccess, OciBuildStatus, Phase, Progress, QueueStatus, TargetImage, Timings,
     },
     plan::{Attempt, duration::format_duration},
     runner::result::{BuildFailure, BuildResult, BuiltImage, Outcome, WrittenTar},
@@ -90,18 +90,29 @@ pub struct Facts<'a> {
 }
 
 /// The new status.
-pub fn summarise(before: &OciBuildStatus, facts: &Facts<'_>, standing: &Standing<'_>) -> OciBuildStatus {
+pub fn summarise(
+    before: &OciBuildStatus,
+    facts: &Facts<'_>,
+    standing: &Standing<'_>,
+) -> OciBuildStatus {
     let mut status = before.clone();
     if let Some(pod) = &facts.pod {
         status.pod = Some(pod.clone());
     }
     match standing {
-        Standing::Begun { attempt, first_attempt, after } => begin(&mut status, before, facts, *attempt, *first_attempt, *after),
+        Standing::Begun { attempt, first_attempt, after } => {
+            begin(&mut status, before, facts, *attempt, *first_attempt, *after)
+        }
         Standing::Queued { attempt, first_attempt, position, reason, message } => {
             queue(&mut status, before, facts, *attempt, *first_attempt);
             let position = position.and_then(|position| i32::try_from(position).ok());
-            let since = before.queue.as_ref().filter(|_| status.attempt == before.attempt).map(|queue| queue.since.clone());
-            status.queue = Some(QueueStatus { position, since: since.unwrap_or(MicroTime(facts.now)) });
+            let since = before
+                .queue
+                .as_ref()
+                .filter(|_| status.attempt == before.attempt)
+                .map(|queue| queue.since.clone());
+            status.queue =
+                Some(QueueStatus { position, since: since.unwrap_or(MicroTime(facts.now)) });
             status.conditions = conditions_in_progress(before, facts, reason, message);
         }
         Standing::Waiting { message, reason } => {
@@ -138,18 +149,38 @@ fn begin(
         observed_generation: Some(facts.wanted.generation),
         observed_rebuild: facts.wanted.rebuild.clone().or_else(|| before.observed_rebuild.clone()),
         // What was there before the build began does not cancel it.
-        observed_cancel: if is_retry { before.observed_cancel.clone() } else { facts.wanted.cancel.clone() },
+        observed_cancel: if is_retry {
+            before.observed_cancel.clone()
+        } else {
+            facts.wanted.cancel.clone()
+        },
         phase: Some(Phase::Pending),
-        image: facts.reference.as_ref().map(|reference| BuildImage { reference: reference.clone(), ..BuildImage::default() }),
-        start_time: Some(before.start_time.clone().filter(|_| is_retry).unwrap_or(MicroTime(facts.now))),
+        image: facts
+            .reference
+            .as_ref()
+            .map(|reference| BuildImage { reference: reference.clone(), ..BuildImage::default() }),
+        start_time: Some(
+            before.start_time.clone().filter(|_| is_retry).unwrap_or(MicroTime(facts.now)),
+        ),
         retry_time: after.map(|lost| MicroTime(lost.retry)),
         timings: before.timings.clone().filter(|_| is_retry),
         attempt: Some(attempt.number()),
         first_attempt: Some(first_attempt.number()),
         last_success: before.last_success.clone(),
         warnings: after.map_or_else(Vec::new, |Lost { failure, .. }| {
-            let lost = format!("attempt {} was lost: {}: {}", attempt.number() - 1, failure.reason, failure.message);
-            before.warnings.iter().cloned().chain([shortened(&lost, 512)]).take(WARNINGS_LIMIT).collect()
+            let lost = format!(
+                "attempt {} was lost: {}: {}",
+                attempt.number() - 1,
+                failure.reason,
+                failure.message
+            );
+            before
+                .warnings
+                .iter()
+                .cloned()
+                .chain([shortened(&lost, 512)])
+                .take(WARNINGS_LIMIT)
+                .collect()
         }),
         ..OciBuildStatus::default()
     };
@@ -165,16 +196,30 @@ fn begin(
 }
 
 /// A build that waits for its turn. Of the last attempt's build nothing is left; of one that was tried before, its begin.
-fn queue(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>, attempt: Attempt, first_attempt: Attempt) {
-    let is_same = before.observed_generation == Some(facts.wanted.generation) && before.attempt == Some(attempt.number());
+fn queue(
+    status: &mut OciBuildStatus,
+    before: &OciBuildStatus,
+    facts: &Facts<'_>,
+    attempt: Attempt,
+    first_attempt: Attempt,
+) {
+    let is_same = before.observed_generation == Some(facts.wanted.generation)
+        && before.attempt == Some(attempt.number());
     let is_retry = is_same && attempt > first_attempt;
     let pod = status.pod.take().filter(|_| is_same);
     *status = OciBuildStatus {
         observed_generation: Some(facts.wanted.generation),
         observed_rebuild: facts.wanted.rebuild.clone().or_else(|| before.observed_rebuild.clone()),
-        observed_cancel: if is_same { before.observed_cancel.clone() } else { facts.wanted.cancel.clone() },
+        observed_cancel: if is_same {
+            before.observed_cancel.clone()
+        } else {
+            facts.wanted.cancel.clone()
+        },
         phase: Some(Phase::Queued),
-        image: facts.reference.as_ref().map(|reference| BuildImage { reference: reference.clone(), ..BuildImage::default() }),
+        image: facts
+            .reference
+            .as_ref()
+            .map(|reference| BuildImage { reference: reference.clone(), ..BuildImage::default() }),
         start_time: before.start_time.clone().filter(|_| is_retry),
         attempt: Some(attempt.number()),
         first_attempt: Some(first_attempt.number()),
@@ -189,8 +234,10 @@ fn queue(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>
 fn start(status: &mut OciBuildStatus, facts: &Facts<'_>) {
     status.start_time.get_or_insert(MicroTime(facts.now));
     if let Some(queue) = status.queue.take() {
-        let waited = Duration::try_from(facts.now.duration_since(queue.since.0)).unwrap_or_default();
-        status.timings = Some(Timings { queued: Some(format_duration(waited)), ..Timings::default() });
+        let waited =
+            Duration::try_from(facts.now.duration_since(queue.since.0)).unwrap_or_default();
+        status.timings =
+            Some(Timings { queued: Some(format_duration(waited)), ..Timings::default() });
     }
 }
 
@@ -204,14 +251,21 @@ fn suspend(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'
         ..OciBuildStatus::default()
     };
     let message = "suspend is true: nothing is built until it is false";
-    status.conditions = vec![condition(before, facts, ConditionType::Ready, "False", "Suspended", message)];
+    status.conditions =
+        vec![condition(before, facts, ConditionType::Ready, "False", "Suspended", message)];
 }
 
-fn finish(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>, result: &BuildResult) {
+fn finish(
+    status: &mut OciBuildStatus,
+    before: &OciBuildStatus,
+    facts: &Facts<'_>,
+    result: &BuildResult,
+) {
     let took = before.start_time.as_ref().map(|start| facts.now.duration_since(start.0));
     let took = took.and_then(|took| Duration::try_from(took).ok());
     status.observed_generation = Some(facts.wanted.generation);
-    status.observed_rebuild = facts.wanted.rebuild.clone().or_else(|| before.observed_rebuild.clone());
+    status.observed_rebuild =
+        facts.wanted.rebuild.clone().or_else(|| before.observed_rebuild.clone());
     status.observed_cancel.clone_from(&facts.wanted.cancel);
     status.retry_time = None;
     status.queue = None;
@@ -221,7 +275,11 @@ fn finish(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_
     if let Some(progress) = result.progress.clone() {
         status.progress = Some(plausible(progress));
     }
-    let all_warnings = before.warnings.iter().chain(&result.warnings).map(|warning| shortened(&without_controls(warning), 512));
+    let all_warnings = before
+        .warnings
+        .iter()
+        .chain(&result.warnings)
+        .map(|warning| shortened(&without_controls(warning), 512));
     status.warnings = all_warnings.take(WARNINGS_LIMIT).collect();
     match &result.outcome {
         Outcome::Succeeded(built) => succeed(status, before, facts, built),
@@ -241,12 +299,19 @@ pub fn plausible(progress: Progress) -> Progress {
         total,
         done,
         cached: progress.cached.clamp(0, done),
-        current: progress.current.map(|current| current.chars().filter(|c| !c.is_control()).take(STEP_LIMIT).collect()),
+        current: progress
+            .current
+            .map(|current| current.chars().filter(|c| !c.is_control()).take(STEP_LIMIT).collect()),
         summary: format!("{done}/{total}"),
     }
 }
 
-fn succeed(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>, built: &BuiltImage) {
+fn succeed(
+    status: &mut OciBuildStatus,
+    before: &OciBuildStatus,
+    facts: &Facts<'_>,
+    built: &BuiltImage,
+) {
     let image = BuildImage {
         reference: facts.reference.clone().unwrap_or_default(),
         digest: Some(built.digest.to_string()),
@@ -289,10 +354,16 @@ fn succeed(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'
     });
     status.image = Some(image);
     status.tar = tar;
-    status.conditions = vec![condition(before, facts, ConditionType::Ready, "True", "Succeeded", &message)];
+    status.conditions =
+        vec![condition(before, facts, ConditionType::Ready, "True", "Succeeded", &message)];
 }
 
-fn fail(status: &mut OciBuildStatus, before: &OciBuildStatus, facts: &Facts<'_>, failure: &BuildFailure) {
+fn fail(
+    status: &mut OciBuildStatus,
+    before: &OciBuildStatus,
+    facts: &Facts<'_>,
+    failure: &BuildFailure,
+) {
     let step = failure.step.as_ref().map(|step| format!(" in step {step}")).unwrap_or_default();
     let failure = &BuildFailure {
         message: without_controls(&failure.message),
@@ -325,7 +396,12 @@ fn hint(reason: FailureReason) -> String {
     if reason.may_be_mended_elsewhere() { format!("{words} {again}") } else { words.to_owned() }
 }
 
-fn conditions_in_progress(before: &OciBuildStatus, facts: &Facts<'_>, reason: &str, message: &str) -> Vec<Condition> {
+fn conditions_in_progress(
+    before: &OciBuildStatus,
+    facts: &Facts<'_>,
+    reason: &str,
+    message: &str,
+) -> Vec<Condition> {
     let message = shortened(message, 1024);
     vec![
         condition(before, facts, ConditionType::Ready, "False", reason, &message),
@@ -341,20 +417,25 @@ fn condition(
     reason: &str,
     message: &str,
 ) -> Condition {
-    let same = before.conditions.iter().find(|condition| condition.type_ == type_.as_str() && condition.status == status);
+    let same = before
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_.as_str() && condition.status == status);
     Condition {
         type_: type_.as_str().to_owned(),
         status: status.to_owned(),
         reason: reason.to_owned(),
         message: message.to_owned(),
         observed_generation: Some(facts.wanted.generation),
-        last_transition_time: same.map_or(Time(facts.now), |condition| condition.last_transition_time.clone()),
+        last_transition_time: same
+            .map_or(Time(facts.now), |condition| condition.last_transition_time.clone()),
     }
 }
 
 fn timings(before: &OciBuildStatus, result: &BuildResult) -> Timings {
     let text = |taken: Option<Duration>| taken.map(format_duration);
-    let Durations { pod_start, daemon, source, build, export, push } = Durations::of(before, result);
+    let Durations { pod_start, daemon, source, build, export, push } =
+        Durations::of(before, result);
     Timings {
         queued: before.timings.as_ref().and_then(|timings| timings.queued.clone()),
         pod_start: text(pod_start),

@@ -113,7 +113,9 @@ impl Turns {
     /// The build's namespace has no room for it now: others have the turn, those of its own namespace after a while.
     /// Its place in the queue.
     pub fn hold(self: &Arc<Self>, uid: &str, ticket: &Ticket) -> Option<usize> {
-        self.change(|queue, now| queue.hold(uid, ticket, now, now + SignedDuration::try_from(HELD).unwrap_or_default()));
+        self.change(|queue, now| {
+            queue.hold(uid, ticket, now, now + SignedDuration::try_from(HELD).unwrap_or_default())
+        });
         let turns = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(HELD).await;
@@ -172,7 +174,8 @@ impl PriorityClasses {
     async fn value(&self, name: Option<&str>) -> i32 {
         let mut seen = self.seen.lock().await;
         if seen.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
-            let (api, all) = (Api::<PriorityClass>::all(self.client.clone()), ListParams::default());
+            let (api, all) =
+                (Api::<PriorityClass>::all(self.client.clone()), ListParams::default());
             let listed = timeout(PATIENCE, api.list(&all)).await.map_err(anyhow::Error::from);
             match listed.and_then(|listed| listed.map_err(Into::into)) {
                 Ok(classes) => *seen = Some((Instant::now(), classes.items)),

@@ -42,7 +42,13 @@ pub struct Watched {
 }
 
 /// Watches one namespace, or all, and reconciles what is there.
-pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publisher: Publisher, metrics: Arc<Metrics>) {
+pub async fn run(
+    client: Client,
+    watched: Watched,
+    config: OperatorConfig,
+    publisher: Publisher,
+    metrics: Arc<Metrics>,
+) {
     let Watched { namespace, turns } = watched;
     let builds: Api<WatchedBuild> = scoped(&client, namespace.as_deref());
     let pods: Api<WatchedPod> = scoped(&client, namespace.as_deref());
@@ -61,10 +67,11 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
         pods_ready.closed().await;
     });
     let here = namespace.clone();
-    let next_turns = UnboundedReceiverStream::new(turns.listen()).filter_map(move |(namespace, name)| {
-        let is_here = here.as_ref().is_none_or(|here| *here == namespace);
-        ready(is_here.then(|| ObjectRef::new(&name).within(&namespace)))
-    });
+    let next_turns =
+        UnboundedReceiverStream::new(turns.listen()).filter_map(move |(namespace, name)| {
+            let is_here = here.as_ref().is_none_or(|here| *here == namespace);
+            ready(is_here.then(|| ObjectRef::new(&name).within(&namespace)))
+        });
     let caches = Caches { builds: build_store.clone(), pods: pod_store, pods_ready: ready_pods };
     let context = Arc::new(Context::new(&client, config, caches, turns, publisher, metrics));
     let of_watch = namespace.clone();
@@ -78,7 +85,10 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
             watcher::Event::Delete(build) => remembered.forget_deleted(build),
             // Before anybody gets a turn: those that have one already.
             watcher::Event::InitApply(build) if is_first_list && has_turn(build) => {
-                remembered.turns.resume(&build.uid().unwrap_or_default(), &build.namespace().unwrap_or_default());
+                remembered.turns.resume(
+                    &build.uid().unwrap_or_default(),
+                    &build.namespace().unwrap_or_default(),
+                );
             }
             watcher::Event::InitDone => {
                 // Of the first list, too: it may have begun anew after one of its pages was lost.
@@ -95,22 +105,33 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
             unheard.metrics.reconcile_error("watch");
             unheard.restart_leases();
         });
-    let pod_events =
-        watcher(pods, watcher::Config::default().page_size(PAGE).labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")))
-            .default_backoff()
-            .reflect(pod_writer)
-            .inspect_ok(move |event| {
-                let watcher::Event::Delete(pod) = event else { return };
-                let Some(owner) = pod.owner_references().iter().find(|owner| owner.kind == OciBuild::kind(&())) else { return };
-                let build = ObjectRef::new(&owner.name).within(&pod.namespace().unwrap_or_default());
-                if owners.get(&build).is_some_and(|build| build.uid().as_deref() == Some(owner.uid.as_str())) {
-                    seen_to_go.saw_vanish(owner.uid.clone(), pod);
-                }
-            })
-            .inspect_err(move |error| {
-                tracing::warn!(%error, "the pods of builds cannot be watched; it is tried again");
-                blind.metrics.reconcile_error("watch");
-            });
+    let pod_events = watcher(
+        pods,
+        watcher::Config::default()
+            .page_size(PAGE)
+            .labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}")),
+    )
+    .default_backoff()
+    .reflect(pod_writer)
+    .inspect_ok(move |event| {
+        let watcher::Event::Delete(pod) = event else { return };
+        let Some(owner) =
+            pod.owner_references().iter().find(|owner| owner.kind == OciBuild::kind(&()))
+        else {
+            return;
+        };
+        let build = ObjectRef::new(&owner.name).within(&pod.namespace().unwrap_or_default());
+        if owners
+            .get(&build)
+            .is_some_and(|build| build.uid().as_deref() == Some(owner.uid.as_str()))
+        {
+            seen_to_go.saw_vanish(owner.uid.clone(), pod);
+        }
+    })
+    .inspect_err(move |error| {
+        tracing::warn!(%error, "the pods of builds cannot be watched; it is tried again");
+        blind.metrics.reconcile_error("watch");
+    });
 
     Controller::for_stream(changed(build_events, build_wakes()), build_store)
         .owns_stream(changed(pod_events, pod_wakes()))
@@ -123,7 +144,10 @@ pub async fn run(client: Client, watched: Watched, config: OperatorConfig, publi
 
 /// Whether a build had its turn when this operator started: it ran, or something else holds its pod back.
 fn has_turn(build: &WatchedBuild) -> bool {
-    let Some(status) = build.open_status().filter(|_| build.meta().deletion_timestamp.is_none()) else { return false };
+    let Some(status) = build.open_status().filter(|_| build.meta().deletion_timestamp.is_none())
+    else {
+        return false;
+    };
     match status.phase {
         Some(Phase::Pending | Phase::Running) => true,
         Some(Phase::Queued) => status.pod.is_some(),
@@ -200,7 +224,11 @@ fn build_wakes() -> Wakes<WatchedBuild> {
 /// At the start each build that has not ended is looked at anyway, together with its pod. What is left are pods that run though
 /// their build has ended.
 fn pod_wakes() -> Wakes<WatchedPod> {
-    Wakes { fingerprint: pod_fingerprint, nothing: pod_fingerprint(&WatchedPod::default()), at_start: |pod| !has_ended(pod) }
+    Wakes {
+        fingerprint: pod_fingerprint,
+        nothing: pod_fingerprint(&WatchedPod::default()),
+        at_start: |pod| !has_ended(pod),
+    }
 }
 
 fn has_ended(pod: &WatchedPod) -> bool {
@@ -210,7 +238,8 @@ fn has_ended(pod: &WatchedPod) -> bool {
 /// What of a build asks for something; its status is written by the controller itself.
 fn build_fingerprint(build: &WatchedBuild) -> u64 {
     let metadata = build.meta();
-    let annotation = |name: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(name));
+    let annotation =
+        |name: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(name));
     let asked = [REBUILD_ANNOTATION, CANCEL_ANNOTATION].map(annotation);
     hash(&(metadata.generation, asked, metadata.deletion_timestamp.is_some(), build.is_readable()))
 }
@@ -221,14 +250,24 @@ fn pod_fingerprint(pod: &WatchedPod) -> u64 {
         .conditions
         .iter()
         .filter(|condition| condition.type_ == "DisruptionTarget" || condition.status == "False")
-        .map(|condition| (&condition.type_, &condition.status, &condition.reason, &condition.message))
+        .map(|condition| {
+            (&condition.type_, &condition.status, &condition.reason, &condition.message)
+        })
         .collect();
     let stuck = [&pod.build, &pod.daemon].map(|container| {
         let reason = container.as_ref()?.state.waiting()?.reason.as_ref()?;
         (reason != "PodInitializing" && reason != "ContainerCreating").then_some(reason)
     });
-    let runs = pod.build.as_ref().is_some_and(|build| matches!(build.state, ContainerState::Running));
-    hash(&(pod.metadata.deletion_timestamp.is_some(), pod.has_failed, conditions, stuck, runs, has_ended(pod)))
+    let runs =
+        pod.build.as_ref().is_some_and(|build| matches!(build.state, ContainerState::Running));
+    hash(&(
+        pod.metadata.deletion_timestamp.is_some(),
+        pod.has_failed,
+        conditions,
+        stuck,
+        runs,
+        has_ended(pod),
+    ))
 }
 
 fn hash(value: &impl Hash) -> u64 {

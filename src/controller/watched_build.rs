@@ -13,7 +13,9 @@ use super::{
     lifecycle::{Recorded, Wanted},
     watched_metadata::WatchedMetadata,
 };
-use crate::api::{CANCEL_ANNOTATION, OciBuild, OciBuildSpec, OciBuildStatus, Phase, REBUILD_ANNOTATION};
+use crate::api::{
+    CANCEL_ANNOTATION, OciBuild, OciBuildSpec, OciBuildStatus, Phase, REBUILD_ANNOTATION,
+};
 
 /// Bytes of a spec, as JSON, that are kept.
 const SPEC_LIMIT: usize = 16 * 1024;
@@ -75,7 +77,10 @@ impl WatchedBuild {
             Content::Large(_) => Kept::NotHere,
             Content::Ended(ended) => Kept::Build(Box::new(OciBuild {
                 metadata,
-                spec: OciBuildSpec { ttl_after_finished: ended.ttl.clone(), ..OciBuildSpec::default() },
+                spec: OciBuildSpec {
+                    ttl_after_finished: ended.ttl.clone(),
+                    ..OciBuildSpec::default()
+                },
                 status: Some(OciBuildStatus {
                     observed_generation: ended.generation,
                     observed_rebuild: ended.rebuild.clone(),
@@ -148,7 +153,10 @@ impl From<WholeBuild> for OciBuild {
     }
 }
 
-fn read(spec: Option<&RawValue>, status: Option<&RawValue>) -> Result<(OciBuildSpec, Option<OciBuildStatus>), serde_json::Error> {
+fn read(
+    spec: Option<&RawValue>,
+    status: Option<&RawValue>,
+) -> Result<(OciBuildSpec, Option<OciBuildStatus>), serde_json::Error> {
     let spec = serde_json::from_str(spec.map_or("null", RawValue::get))?;
     Ok((spec, status.map(|status| serde_json::from_str(status.get())).transpose()?))
 }
@@ -158,14 +166,18 @@ impl From<Answer> for WatchedBuild {
         let metadata = ObjectMeta::from(answer.metadata);
         let build = match read(answer.spec.as_deref(), answer.status.as_deref()) {
             Ok((spec, status)) => OciBuild { metadata, spec, status },
-            Err(error) => return Self { metadata, content: Content::Unreadable(error.to_string()) },
+            Err(error) => {
+                return Self { metadata, content: Content::Unreadable(error.to_string()) };
+            }
         };
         let is_ended = Recorded::of(&build).is_settled(&Wanted::of(&build));
         let OciBuild { mut metadata, spec, status } = build;
         match status {
             Some(status) if is_ended => {
                 if let Some(annotations) = &mut metadata.annotations {
-                    annotations.retain(|name, _| [REBUILD_ANNOTATION, CANCEL_ANNOTATION].contains(&name.as_str()));
+                    annotations.retain(|name, _| {
+                        [REBUILD_ANNOTATION, CANCEL_ANNOTATION].contains(&name.as_str())
+                    });
                 }
                 metadata.labels = None;
                 let ended = Ended {
@@ -180,7 +192,9 @@ impl From<Answer> for WatchedBuild {
                 };
                 Self { metadata, content: Content::Ended(ended) }
             }
-            status if is_large(&spec) => Self { metadata, content: Content::Large(Box::new(status)) },
+            status if is_large(&spec) => {
+                Self { metadata, content: Content::Large(Box::new(status)) }
+            }
             status => Self { metadata, content: Content::Open(Box::new((spec, status))) },
         }
     }
@@ -237,12 +251,21 @@ mod tests {
             ("Succeeded", 1, None, false),
             ("Running", 2, None, false),
         ] {
-            let whole: OciBuild = serde_json::from_value(build(phase, generation, rebuild)).unwrap();
-            let watched: WatchedBuild = serde_json::from_value(build(phase, generation, rebuild)).unwrap();
+            let whole: OciBuild =
+                serde_json::from_value(build(phase, generation, rebuild)).unwrap();
+            let watched: WatchedBuild =
+                serde_json::from_value(build(phase, generation, rebuild)).unwrap();
             let Kept::Build(kept) = watched.kept() else { panic!("it was not kept") };
-            assert_eq!(watched.open_status().is_none(), is_ended, "{phase} {generation} {rebuild:?}");
+            assert_eq!(
+                watched.open_status().is_none(),
+                is_ended,
+                "{phase} {generation} {rebuild:?}"
+            );
             assert_eq!(*kept == whole, !is_ended, "{phase} {generation} {rebuild:?}");
-            assert_eq!((Recorded::of(&kept), Wanted::of(&kept)), (Recorded::of(&whole), Wanted::of(&whole)));
+            assert_eq!(
+                (Recorded::of(&kept), Wanted::of(&kept)),
+                (Recorded::of(&whole), Wanted::of(&whole))
+            );
             assert_eq!(kept.spec.ttl_after_finished, whole.spec.ttl_after_finished);
             let ended = |build: OciBuild| build.status.and_then(|status| status.completion_time);
             assert_eq!(ended(*kept), ended(whole));
@@ -264,11 +287,19 @@ mod tests {
     fn a_list_can_be_read_whatever_is_in_one_of_its_objects() {
         let mut deep = build("Running", 2, None).to_string();
         let nested = "[".repeat(300) + &"]".repeat(300);
-        deep = deep.replace("\"uid\":\"u\"", &format!("\"uid\":\"u\",\"managedFields\":[{{\"fieldsV1\":{nested}}}]"));
+        deep = deep.replace(
+            "\"uid\":\"u\"",
+            &format!("\"uid\":\"u\",\"managedFields\":[{{\"fieldsV1\":{nested}}}]"),
+        );
         let unreadable = build("Running", 2, None).to_string().replace("\"1h\"", &nested);
-        let list = format!("{{\"apiVersion\":\"v1\",\"kind\":\"List\",\"metadata\":{{}},\"items\":[{deep},{unreadable}]}}");
+        let list = format!(
+            "{{\"apiVersion\":\"v1\",\"kind\":\"List\",\"metadata\":{{}},\"items\":[{deep},{unreadable}]}}"
+        );
         let list: kube::core::ObjectList<WatchedBuild> = serde_json::from_str(&list).unwrap();
-        assert_eq!(list.items.iter().map(WatchedBuild::is_readable).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(
+            list.items.iter().map(WatchedBuild::is_readable).collect::<Vec<_>>(),
+            [true, false]
+        );
         let event: kube::core::WatchEvent<WatchedBuild> =
             serde_json::from_str(&format!("{{\"type\":\"ADDED\",\"object\":{deep}}}")).unwrap();
         assert!(matches!(event, kube::core::WatchEvent::Added(build) if build.is_readable()));
@@ -280,6 +311,9 @@ mod tests {
         unreadable["spec"]["context"] = json!(7);
         let watched: WatchedBuild = serde_json::from_value(unreadable).unwrap();
         assert!(!watched.is_readable());
-        assert_eq!(watched.kept(), Kept::Unreadable("invalid type: integer `7`, expected a string at line 1 column 12"));
+        assert_eq!(
+            watched.kept(),
+            Kept::Unreadable("invalid type: integer `7`, expected a string at line 1 column 12")
+        );
     }
 }

@@ -12,8 +12,13 @@ use crate::{
 };
 
 /// Annotations that say something to the operator.
-const ANNOTATIONS: [&str; 5] =
-    [CANCEL_ANNOTATION, REBUILD_ANNOTATION, RENEWED_ANNOTATION, TRANSFER_ANNOTATION, ISOLATION_ANNOTATION];
+const ANNOTATIONS: [&str; 5] = [
+    CANCEL_ANNOTATION,
+    REBUILD_ANNOTATION,
+    RENEWED_ANNOTATION,
+    TRANSFER_ANNOTATION,
+    ISOLATION_ANNOTATION,
+];
 /// Labels of Kueue that a build passes on to its pod.
 const LABELS_LIMIT: usize = 16;
 
@@ -35,12 +40,25 @@ pub struct WatchedMetadata {
 
 impl From<WatchedMetadata> for ObjectMeta {
     fn from(metadata: WatchedMetadata) -> Self {
-        let labels: BTreeMap<_, _> =
-            metadata.labels.into_iter().flatten().filter(|(name, _)| name.starts_with(KUEUE_PREFIX)).take(LABELS_LIMIT).collect();
-        let annotations: BTreeMap<_, _> =
-            metadata.annotations.into_iter().flatten().filter(|(name, _)| ANNOTATIONS.contains(&name.as_str())).collect();
+        let labels: BTreeMap<_, _> = metadata
+            .labels
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| name.starts_with(KUEUE_PREFIX))
+            .take(LABELS_LIMIT)
+            .collect();
+        let annotations: BTreeMap<_, _> = metadata
+            .annotations
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| ANNOTATIONS.contains(&name.as_str()))
+            .collect();
         // An object has one controller at most.
-        let owner = metadata.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true));
+        let owner = metadata
+            .owner_references
+            .into_iter()
+            .flatten()
+            .find(|owner| owner.controller == Some(true));
         Self {
             name: metadata.name,
             namespace: metadata.namespace,
@@ -79,9 +97,16 @@ mod tests {
         let metadata: ObjectMeta = serde_json::from_str::<WatchedMetadata>(&text).unwrap().into();
         assert_eq!((metadata.name.as_deref(), metadata.uid.as_deref()), (Some("b"), Some("u")));
         assert_eq!((metadata.finalizers, metadata.managed_fields), (None, None));
-        assert_eq!(metadata.labels.unwrap().into_keys().collect::<Vec<_>>(), ["kueue.x-k8s.io/queue-name"]);
-        assert_eq!(metadata.annotations.unwrap().into_keys().collect::<Vec<_>>(), ["ocibuild.dev/rebuild"]);
-        let owners: Vec<_> = metadata.owner_references.unwrap().into_iter().map(|owner| owner.name).collect();
+        assert_eq!(
+            metadata.labels.unwrap().into_keys().collect::<Vec<_>>(),
+            ["kueue.x-k8s.io/queue-name"]
+        );
+        assert_eq!(
+            metadata.annotations.unwrap().into_keys().collect::<Vec<_>>(),
+            ["ocibuild.dev/rebuild"]
+        );
+        let owners: Vec<_> =
+            metadata.owner_references.unwrap().into_iter().map(|owner| owner.name).collect();
         assert_eq!(owners, ["b"]);
     }
 }

@@ -171,9 +171,16 @@ struct AnsweredContainer {
 impl From<Answer> for WatchedPod {
     fn from(Answer { metadata, spec, status }: Answer) -> Self {
         let mut metadata = ObjectMeta::from(metadata);
-        let isolation = metadata.annotations.as_mut().and_then(|annotations| annotations.remove(ISOLATION_ANNOTATION));
-        let daemon = spec.init_containers.into_iter().find(|container| container.name == layout::DAEMON_CONTAINER);
-        let limits = daemon.and_then(|daemon| daemon.resources).and_then(|resources| resources.limits);
+        let isolation = metadata
+            .annotations
+            .as_mut()
+            .and_then(|annotations| annotations.remove(ISOLATION_ANNOTATION));
+        let daemon = spec
+            .init_containers
+            .into_iter()
+            .find(|container| container.name == layout::DAEMON_CONTAINER);
+        let limits =
+            daemon.and_then(|daemon| daemon.resources).and_then(|resources| resources.limits);
         let container = |statuses: Vec<AnsweredContainer>, name| {
             let status = statuses.into_iter().find(|container| container.name == name)?;
             Some(Container { name, state: status.state, last_state: status.last_state })
@@ -189,7 +196,9 @@ impl From<Answer> for WatchedPod {
             metadata: ObjectMeta { labels: None, annotations: None, ..metadata },
             node: spec.node_name,
             isolation,
-            memory_limit: limits.and_then(|mut limits| limits.remove("memory")).map(|limit| limit.0),
+            memory_limit: limits
+                .and_then(|mut limits| limits.remove("memory"))
+                .map(|limit| limit.0),
             has_failed: status.phase.as_deref() == Some("Failed"),
             reason: status.reason,
             message: status.message,
@@ -247,7 +256,10 @@ mod tests {
 
     #[test]
     fn a_pod_that_nothing_is_known_of_yet_is_read_too() {
-        for empty in [json!({ "metadata": { "name": "p" } }), json!({ "metadata": {}, "spec": {}, "status": {} })] {
+        for empty in [
+            json!({ "metadata": { "name": "p" } }),
+            json!({ "metadata": {}, "spec": {}, "status": {} }),
+        ] {
             let pod: WatchedPod = serde_json::from_value(empty).unwrap();
             assert!(pod.build.is_none() && pod.conditions.is_empty());
         }

@@ -17,7 +17,9 @@ pub fn own_claim_name(build: &str) -> String {
 
 /// The claim that takes the tar, if the build makes one of its own.
 pub fn output_claim(build: &Validated) -> Option<PersistentVolumeClaim> {
-    let OutputPlan::Own { claim_name, storage, storage_class_name } = &build.output else { return None };
+    let OutputPlan::Own { claim_name, storage, storage_class_name } = &build.output else {
+        return None;
+    };
     Some(PersistentVolumeClaim {
         metadata: ObjectMeta {
             name: Some(claim_name.clone()),

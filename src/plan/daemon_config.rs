@@ -32,10 +32,13 @@ pub fn parse(text: &str) -> Result<Table, InvalidSpec> {
             "tables and arrays are nested more than {NESTING_LIMIT} deep, or a key has more than {NESTING_LIMIT} parts"
         )));
     }
-    let table: Table =
-        text.parse().map_err(|error: toml::de::Error| InvalidSpec::BuildkitConfig(error.to_string().trim().to_owned()))?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        InvalidSpec::BuildkitConfig(error.to_string().trim().to_owned())
+    })?;
     match RESERVED.iter().find(|key| table.contains_key(**key)) {
-        Some(key) => Err(InvalidSpec::BuildkitConfig(format!("{key} is set by the operator and cannot be set here"))),
+        Some(key) => Err(InvalidSpec::BuildkitConfig(format!(
+            "{key} is set by the operator and cannot be set here"
+        ))),
         None => Ok(table),
     }
 }
@@ -46,8 +49,12 @@ fn is_deep(text: &str) -> bool {
     let (mut brackets, mut parts) = (0_usize, 0_usize);
     Source::new(text).lex().any(|token| {
         match token.kind() {
-            TokenKind::LeftCurlyBracket | TokenKind::LeftSquareBracket => (brackets, parts) = (brackets + 1, 0),
-            TokenKind::RightCurlyBracket | TokenKind::RightSquareBracket => (brackets, parts) = (brackets.saturating_sub(1), 0),
+            TokenKind::LeftCurlyBracket | TokenKind::LeftSquareBracket => {
+                (brackets, parts) = (brackets + 1, 0)
+            }
+            TokenKind::RightCurlyBracket | TokenKind::RightSquareBracket => {
+                (brackets, parts) = (brackets.saturating_sub(1), 0)
+            }
             TokenKind::Dot => parts += 1,
             TokenKind::Equals | TokenKind::Comma | TokenKind::Newline => parts = 0,
             _ => {}
@@ -62,11 +69,13 @@ pub fn daemon_config(build: &Validated) -> Option<String> {
     let mut file = Table::new();
     let registries = &build.instructions.registries;
     if !registries.is_empty() {
-        let registries = registries.iter().map(|(host, registry)| (host.clone(), Value::Table(table(registry))));
+        let registries =
+            registries.iter().map(|(host, registry)| (host.clone(), Value::Table(table(registry))));
         file.insert("registry".to_owned(), Value::Table(registries.collect()));
     }
     merge(&mut file, &build.buildkit_config);
-    (!file.is_empty()).then(|| toml::to_string(&file).expect("a TOML table can always be written as TOML"))
+    (!file.is_empty())
+        .then(|| toml::to_string(&file).expect("a TOML table can always be written as TOML"))
 }
 
 fn table(registry: &RegistryInstructions) -> Table {
@@ -102,11 +111,15 @@ mod tests {
         let array = format!("x={}{}", "[".repeat(NESTING_LIMIT + 1), "]".repeat(NESTING_LIMIT + 1));
         for text in [deep, array, format!("{key} = 1"), format!("[{key}]")] {
             let error = parse(&text).unwrap_err().to_string();
-            assert!(error.starts_with("buildkitConfig: tables and arrays are nested more than 16 deep"), "{error}");
+            assert!(
+                error.starts_with("buildkitConfig: tables and arrays are nested more than 16 deep"),
+                "{error}"
+            );
         }
         let dots = ".".repeat(1000);
-        let table =
-            parse(&format!("debug = true # {dots}\n[worker.oci]\ngcpolicy = [{{ filters = [\"{dots}\"] }}]\nfree = 1.5\n"));
+        let table = parse(&format!(
+            "debug = true # {dots}\n[worker.oci]\ngcpolicy = [{{ filters = [\"{dots}\"] }}]\nfree = 1.5\n"
+        ));
         assert!(table.unwrap().contains_key("worker"));
     }
 }

@@ -36,19 +36,39 @@ mod tests {
 
     #[test]
     fn durations_are_hours_minutes_and_seconds_in_that_order() {
-        for (text, seconds) in
-            [("30m", Some(1800)), ("1h30m", Some(5400)), ("90s", Some(90)), ("1h1m1s", Some(3661)), ("0s", Some(0))]
-        {
+        for (text, seconds) in [
+            ("30m", Some(1800)),
+            ("1h30m", Some(5400)),
+            ("90s", Some(90)),
+            ("1h1m1s", Some(3661)),
+            ("0s", Some(0)),
+        ] {
             assert_eq!(parse_duration(text).map(|duration| duration.as_secs()), seconds, "{text}");
         }
-        for text in ["", "5", "m", "1s1m", "-1s", "1.5h", "1h 2m", "99999999999999999999h", "18446744073709551615h"] {
+        for text in [
+            "",
+            "5",
+            "m",
+            "1s1m",
+            "-1s",
+            "1.5h",
+            "1h 2m",
+            "99999999999999999999h",
+            "18446744073709551615h",
+        ] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 
     #[test]
     fn durations_are_shown_short() {
-        for (milliseconds, text) in [(0, "0.0s"), (1740, "1.7s"), (59_949, "59.9s"), (250_000, "4m10s"), (3_723_000, "1h2m3s")] {
+        for (milliseconds, text) in [
+            (0, "0.0s"),
+            (1740, "1.7s"),
+            (59_949, "59.9s"),
+            (250_000, "4m10s"),
+            (3_723_000, "1h2m3s"),
+        ] {
             assert_eq!(format_duration(Duration::from_millis(milliseconds)), text);
         }
     }

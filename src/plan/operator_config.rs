@@ -47,7 +47,12 @@ impl Default for OperatorConfig {
             registries: BTreeMap::new(),
             ca_bundle: String::new(),
             proxy: Proxy::default(),
-            allowed_overrides: vec![Override::Registries, Override::BuildkitConfig, Override::Proxy, Override::Resources],
+            allowed_overrides: vec![
+                Override::Registries,
+                Override::BuildkitConfig,
+                Override::Proxy,
+                Override::Resources,
+            ],
             rootless_profiles: RootlessProfiles::default(),
             allowed_isolations: vec![Isolation::Rootless, Isolation::Userns],
             waits: Waits::default(),
@@ -87,9 +92,12 @@ impl OperatorConfig {
         if !self.ca_bundle.is_empty() && !self.ca_bundle.contains("-----BEGIN CERTIFICATE-----") {
             return Err(InvalidConfig::NoCertificate);
         }
-        for (field, address) in [("httpProxy", &self.proxy.http_proxy), ("httpsProxy", &self.proxy.https_proxy)] {
+        for (field, address) in
+            [("httpProxy", &self.proxy.http_proxy), ("httpsProxy", &self.proxy.https_proxy)]
+        {
             let is_address = |address: &String| {
-                let host = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://"));
+                let host =
+                    address.strip_prefix("http://").or_else(|| address.strip_prefix("https://"));
                 host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
             };
             if !address.as_ref().is_none_or(is_address) {
@@ -159,13 +167,20 @@ pub struct Defaults {
 
 impl Default for Defaults {
     fn default() -> Self {
-        let quantities =
-            |pairs: &[(&str, &str)]| pairs.iter().map(|(name, quantity)| ((*name).to_owned(), (*quantity).to_owned())).collect();
+        let quantities = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(name, quantity)| ((*name).to_owned(), (*quantity).to_owned()))
+                .collect()
+        };
         Self {
             isolation: Isolation::Auto,
             timeout: ConfigDuration(Duration::from_hours(1)),
             retries: 2,
-            resources: Resources { requests: quantities(&[("cpu", "250m"), ("memory", "512Mi")]), limits: BTreeMap::new() },
+            resources: Resources {
+                requests: quantities(&[("cpu", "250m"), ("memory", "512Mi")]),
+                limits: BTreeMap::new(),
+            },
             runner_resources: Resources {
                 requests: quantities(&[("cpu", "20m"), ("memory", "64Mi")]),
                 limits: quantities(&[("memory", "512Mi")]),
@@ -212,7 +227,8 @@ pub enum Override {
 
 impl Override {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Registries, Self::BuildkitConfig, Self::Proxy, Self::Resources, Self::BuildkitImage];
+    pub const ALL: [Self; 5] =
+        [Self::Registries, Self::BuildkitConfig, Self::Proxy, Self::Resources, Self::BuildkitImage];
 
     /// The text in the configuration.
     pub const fn as_str(self) -> &'static str {
@@ -304,7 +320,9 @@ impl TryFrom<String> for ConfigDuration {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        parse_duration(&text).map(Self).ok_or_else(|| format!("{text:?} is not a duration such as 90s, 30m or 1h30m"))
+        parse_duration(&text)
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is not a duration such as 90s, 30m or 1h30m"))
     }
 }
 
@@ -322,13 +340,25 @@ mod tests {
     fn an_empty_file_means_the_defaults_and_they_round_trip() {
         let empty: OperatorConfig = serde_json::from_str("{}").unwrap();
         assert_eq!(empty, OperatorConfig::default());
-        assert_eq!(serde_json::from_value::<OperatorConfig>(serde_json::json!(empty)).unwrap(), empty);
+        assert_eq!(
+            serde_json::from_value::<OperatorConfig>(serde_json::json!(empty)).unwrap(),
+            empty
+        );
     }
 
     #[test]
     fn what_the_types_cannot_say_is_checked() {
-        let check = |json: &str| serde_json::from_str::<OperatorConfig>(json).unwrap().check().map_err(|error| error.to_string());
-        for good in ["{}", r#"{"caBundle":"-----BEGIN CERTIFICATE-----"}"#, r#"{"proxy":{"httpProxy":"http://proxy:3128"}}"#] {
+        let check = |json: &str| {
+            serde_json::from_str::<OperatorConfig>(json)
+                .unwrap()
+                .check()
+                .map_err(|error| error.to_string())
+        };
+        for good in [
+            "{}",
+            r#"{"caBundle":"-----BEGIN CERTIFICATE-----"}"#,
+            r#"{"proxy":{"httpProxy":"http://proxy:3128"}}"#,
+        ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         let large = format!(r#"{{"caBundle":"{}"}}"#, "x".repeat(40_000));
@@ -345,7 +375,9 @@ mod tests {
 
     #[test]
     fn a_misspelt_field_is_refused_by_name() {
-        let error = serde_json::from_str::<OperatorConfig>(r#"{"waits":{"clam":"5s"}}"#).unwrap_err().to_string();
+        let error = serde_json::from_str::<OperatorConfig>(r#"{"waits":{"clam":"5s"}}"#)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("unknown field `clam`"), "{error}");
     }
 }

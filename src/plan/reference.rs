@@ -42,7 +42,11 @@ impl TryFrom<String> for Digest {
     fn try_from(text: String) -> Result<Self, InvalidDigest> {
         let digits = text.strip_prefix("sha256:").unwrap_or_default();
         let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if digits.len() == 64 && digits.bytes().all(is_digit) { Ok(Self(text)) } else { Err(InvalidDigest(text)) }
+        if digits.len() == 64 && digits.bytes().all(is_digit) {
+            Ok(Self(text))
+        } else {
+            Err(InvalidDigest(text))
+        }
     }
 }
 
@@ -71,16 +75,24 @@ pub struct ImageReference {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidReference {
     /// The name.
-    #[error("imageName {0:?}: lower-case letters, digits and single '.', '_' or '-' between them, parts separated by '/'")]
+    #[error(
+        "imageName {0:?}: lower-case letters, digits and single '.', '_' or '-' between them, parts separated by '/'"
+    )]
     Name(String),
     /// The tag.
-    #[error("imageTag {0:?}: letters, digits, '_', '.' and '-', not beginning with '.' or '-', at most 128 characters")]
+    #[error(
+        "imageTag {0:?}: letters, digits, '_', '.' and '-', not beginning with '.' or '-', at most 128 characters"
+    )]
     Tag(String),
     /// The registry.
-    #[error("registry {0:?}: a host, with a port and a lower-case path if need be, such as docker.io/my-team")]
+    #[error(
+        "registry {0:?}: a host, with a port and a lower-case path if need be, such as docker.io/my-team"
+    )]
     Registry(String),
     /// All together.
-    #[error("registry and imageName together are {0} characters long; the distribution specification allows 255")]
+    #[error(
+        "registry and imageName together are {0} characters long; the distribution specification allows 255"
+    )]
     TooLong(usize),
 }
 
@@ -102,7 +114,11 @@ impl ImageReference {
         if length > 255 {
             return Err(InvalidReference::TooLong(length));
         }
-        Ok(Self { registry: registry.map(str::to_owned), name: name.to_owned(), tag: tag.to_owned() })
+        Ok(Self {
+            registry: registry.map(str::to_owned),
+            name: name.to_owned(),
+            tag: tag.to_owned(),
+        })
     }
 }
 
@@ -152,20 +168,27 @@ fn is_path_component(component: &str) -> bool {
 fn is_tag(tag: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let bytes = tag.as_bytes();
-    (1..=128).contains(&bytes.len()) && word(bytes[0]) && bytes.iter().all(|&byte| word(byte) || byte == b'.' || byte == b'-')
+    (1..=128).contains(&bytes.len())
+        && word(bytes[0])
+        && bytes.iter().all(|&byte| word(byte) || byte == b'.' || byte == b'-')
 }
 
 fn is_registry(registry: &str) -> bool {
-    let (address, path) = registry.split_once('/').map_or((registry, None), |(address, path)| (address, Some(path)));
-    let (host, port) = address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port)));
+    let (address, path) =
+        registry.split_once('/').map_or((registry, None), |(address, path)| (address, Some(path)));
+    let (host, port) =
+        address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port)));
     let is_label = |label: &str| {
         label.starts_with(|c: char| c.is_ascii_alphanumeric())
             && label.ends_with(|c: char| c.is_ascii_alphanumeric())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     host.split('.').all(is_label)
-        && port
-            .is_none_or(|port| !port.is_empty() && port.parse::<u16>().is_ok() && port.bytes().all(|byte| byte.is_ascii_digit()))
+        && port.is_none_or(|port| {
+            !port.is_empty()
+                && port.parse::<u16>().is_ok()
+                && port.bytes().all(|byte| byte.is_ascii_digit())
+        })
         && path.is_none_or(|path| path.split('/').all(is_path_component))
 }
 
@@ -177,7 +200,12 @@ mod tests {
     fn references_follow_the_grammar_of_the_distribution_specification() {
         for (registry, name, tag, expected) in [
             (None, "my-app", "latest", Some("my-app:latest")),
-            (Some("docker.io/my-repo"), "my-app", "v1.0.0", Some("docker.io/my-repo/my-app:v1.0.0")),
+            (
+                Some("docker.io/my-repo"),
+                "my-app",
+                "v1.0.0",
+                Some("docker.io/my-repo/my-app:v1.0.0"),
+            ),
             (Some("localhost:5000"), "a/b__c/d.e", "A_1", Some("localhost:5000/a/b__c/d.e:A_1")),
             (Some("Registry.Example.com"), "a---b", "1", Some("Registry.Example.com/a---b:1")),
             (None, "", "latest", None),
@@ -211,14 +239,19 @@ mod tests {
 
     #[test]
     fn a_reference_longer_than_255_characters_is_refused() {
-        assert_eq!(ImageReference::new(Some("r.example"), &"a".repeat(250), "x"), Err(InvalidReference::TooLong(260)));
+        assert_eq!(
+            ImageReference::new(Some("r.example"), &"a".repeat(250), "x"),
+            Err(InvalidReference::TooLong(260))
+        );
     }
 
     #[test]
     fn a_digest_is_sha256_with_64_lower_case_digits() {
         let good = format!("sha256:{}", "0a".repeat(32));
         assert_eq!(Digest::try_from(good.clone()).unwrap().short(), "0a0a0a0a0a0a");
-        for bad in ["", "sha256:", "sha512:00", &good.to_uppercase(), &good[..70], &format!("{good}0")] {
+        for bad in
+            ["", "sha256:", "sha512:00", &good.to_uppercase(), &good[..70], &format!("{good}0")]
+        {
             assert!(Digest::try_from(bad.to_owned()).is_err(), "{bad}");
         }
     }

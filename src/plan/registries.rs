@@ -13,7 +13,10 @@ use super::{
 use crate::api::{ConfigMapKey, OciBuildSpec};
 
 /// The registries of a build, by host, and the ConfigMaps that hold their authorities, in the order of their mounts.
-pub fn registries(spec: &OciBuildSpec, config: &OperatorConfig) -> (BTreeMap<String, RegistryInstructions>, Vec<ConfigMapKey>) {
+pub fn registries(
+    spec: &OciBuildSpec,
+    config: &OperatorConfig,
+) -> (BTreeMap<String, RegistryInstructions>, Vec<ConfigMapKey>) {
     let of_operator = config.registries.iter().map(|(host, registry)| {
         let registry = RegistryInstructions {
             mirrors: registry.mirrors.clone(),
@@ -37,12 +40,18 @@ pub fn registries(spec: &OciBuildSpec, config: &OperatorConfig) -> (BTreeMap<Str
                 authorities.push(ca.clone());
                 authorities.len() - 1
             });
-            MountedAuthority { config_map: ca.name.clone(), key: ca.key.clone(), path: authority_file(number) }
+            MountedAuthority {
+                config_map: ca.name.clone(),
+                key: ca.key.clone(),
+                path: authority_file(number),
+            }
         });
     }
     (registries, authorities)
 }
 
 fn authority_file(number: usize) -> PathBuf {
-    Path::new(layout::REGISTRY_AUTHORITIES_DIRECTORY).join(number.to_string()).join(layout::KEY_FILE)
+    Path::new(layout::REGISTRY_AUTHORITIES_DIRECTORY)
+        .join(number.to_string())
+        .join(layout::KEY_FILE)
 }

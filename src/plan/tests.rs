@@ -99,7 +99,10 @@ output: { none: {} }
 fn pods_of_rootless_builds_need_no_privilege_and_keep_credentials_from_the_daemon() {
     let config = OperatorConfig::default();
     let hello = validate(&build(HELLO), &config).unwrap();
-    insta::assert_yaml_snapshot!("hello_rootless", build_pod(&hello, Attempt::FIRST, PodIsolation::Rootless, &config));
+    insta::assert_yaml_snapshot!(
+        "hello_rootless",
+        build_pod(&hello, Attempt::FIRST, PodIsolation::Rootless, &config)
+    );
     insta::assert_yaml_snapshot!(
         "everything_rootless",
         build_pod(&validated(EVERYTHING), Attempt::FIRST, PodIsolation::Rootless, &generous())
@@ -108,8 +111,10 @@ fn pods_of_rootless_builds_need_no_privilege_and_keep_credentials_from_the_daemo
 
 #[test]
 fn pods_of_userns_and_privileged_builds_differ_in_the_daemon_alone() {
-    let config: OperatorConfig =
-        serde_json::from_value(json!({ "registries": { "docker.io": { "mirrors": ["mirror.example.com"] } } })).unwrap();
+    let config: OperatorConfig = serde_json::from_value(
+        json!({ "registries": { "docker.io": { "mirrors": ["mirror.example.com"] } } }),
+    )
+    .unwrap();
     for isolation in [PodIsolation::Userns, PodIsolation::Privileged] {
         let plan = validate(&build(CONFIG_MAP), &config).unwrap();
         let pod = build_pod(&plan, Attempt::FIRST.next(), isolation, &config);
@@ -121,9 +126,16 @@ fn pods_of_userns_and_privileged_builds_differ_in_the_daemon_alone() {
 fn whatever_the_isolation_the_builds_own_container_is_restricted_and_no_container_has_a_token() {
     for spec in [HELLO, EVERYTHING, CONFIG_MAP] {
         for isolation in [PodIsolation::Rootless, PodIsolation::Userns, PodIsolation::Privileged] {
-            let pod = build_pod(&validated(spec), Attempt::FIRST, isolation, &OperatorConfig::default()).spec.unwrap();
+            let pod =
+                build_pod(&validated(spec), Attempt::FIRST, isolation, &OperatorConfig::default())
+                    .spec
+                    .unwrap();
             assert_eq!(pod.automount_service_account_token, Some(false));
-            assert!(pod.share_process_namespace.is_none() && pod.host_network.is_none() && pod.host_pid.is_none());
+            assert!(
+                pod.share_process_namespace.is_none()
+                    && pod.host_network.is_none()
+                    && pod.host_pid.is_none()
+            );
             let runner = &pod.containers[0];
             let security = runner.security_context.clone().unwrap();
             assert_eq!(security.run_as_non_root, Some(true));
@@ -132,11 +144,18 @@ fn whatever_the_isolation_the_builds_own_container_is_restricted_and_no_containe
             assert_eq!(security.capabilities.unwrap().drop, Some(vec!["ALL".to_owned()]));
             let daemon = &pod.init_containers.unwrap()[0];
             let mounts = |container: &k8s_openapi::api::core::v1::Container| {
-                container.volume_mounts.clone().unwrap().into_iter().map(|mount| mount.name).collect::<Vec<_>>()
+                container
+                    .volume_mounts
+                    .clone()
+                    .unwrap()
+                    .into_iter()
+                    .map(|mount| mount.name)
+                    .collect::<Vec<_>>()
             };
             let of_daemon = mounts(daemon);
             let is_known = |name: &str| {
-                ["socket", "state", "daemon-config", "authorities"].contains(&name) || name.starts_with("registry-authority-")
+                ["socket", "state", "daemon-config", "authorities"].contains(&name)
+                    || name.starts_with("registry-authority-")
             };
             assert!(of_daemon.iter().all(|name| is_known(name)), "{of_daemon:?}");
         }
@@ -177,7 +196,15 @@ fn the_pod_of_an_attempt_has_one_name() {
     let second = Attempt::FIRST.next();
     assert_eq!(pod_name("app", 7, second), "app-g7-a2");
     assert_eq!(attempt_of("app-g7-a2", "app", 7), Some(second));
-    for other in ["app-g8-a2", "app-g7-a02", "app-g7-a+2", "app-g7-a0", "app-g7-a", "application-g7-a2", "other-g7-a2"] {
+    for other in [
+        "app-g8-a2",
+        "app-g7-a02",
+        "app-g7-a+2",
+        "app-g7-a0",
+        "app-g7-a",
+        "application-g7-a2",
+        "other-g7-a2",
+    ] {
         assert_eq!(attempt_of(other, "app", 7), None, "{other}");
     }
 }
@@ -208,7 +235,8 @@ fn what_the_spec_says_of_registries_wins_over_the_operators_and_buildkit_config_
 #[test]
 fn each_deadline_of_the_spec_wins_over_that_of_the_operator() {
     let config: OperatorConfig =
-        serde_json::from_value(json!({ "waits": { "claim": "5s", "push": "20m", "queue": "6h" } })).unwrap();
+        serde_json::from_value(json!({ "waits": { "claim": "5s", "push": "20m", "queue": "6h" } }))
+            .unwrap();
     let deadlines = |more: &str| {
         let plan = validate(&build(&format!("{HELLO}{more}")), &config).unwrap();
         json!([plan.waits, plan.instructions.deadlines])
@@ -232,8 +260,12 @@ fn each_deadline_of_the_spec_wins_over_that_of_the_operator() {
             { "daemon": 5, "source": 6, "build": 7, "export": 8, "push": 60 },
         ])
     );
-    let refused = validate(&build(&format!("{HELLO}deadlines: {{ push: soon }}")), &config).unwrap_err();
-    assert_eq!(refused.to_string(), "deadlines.push: \"soon\" is not a duration such as 30m or 1h30m");
+    let refused =
+        validate(&build(&format!("{HELLO}deadlines: {{ push: soon }}")), &config).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "deadlines.push: \"soon\" is not a duration such as 30m or 1h30m"
+    );
 }
 
 #[test]
@@ -241,7 +273,10 @@ fn a_pod_is_given_the_time_of_all_its_parts() {
     let config = OperatorConfig::default();
     let seconds = |more: &str| {
         let plan = validate(&build(&format!("{HELLO}{more}")), &config).unwrap();
-        build_pod(&plan, Attempt::FIRST, PodIsolation::Rootless, &config).spec.unwrap().active_deadline_seconds
+        build_pod(&plan, Attempt::FIRST, PodIsolation::Rootless, &config)
+            .spec
+            .unwrap()
+            .active_deadline_seconds
     };
     assert_eq!(seconds("timeout: 10m"), Some(600 + 600 + 300));
     assert_eq!(
@@ -252,7 +287,8 @@ fn a_pod_is_given_the_time_of_all_its_parts() {
 
 #[test]
 fn what_the_administrator_does_not_allow_is_refused_by_name() {
-    let config: OperatorConfig = serde_json::from_value(json!({ "allowedOverrides": ["proxy"] })).unwrap();
+    let config: OperatorConfig =
+        serde_json::from_value(json!({ "allowedOverrides": ["proxy"] })).unwrap();
     for (more, field) in [
         ("registryMirrors: { docker.io: [a.example.com] }", "registryMirrors"),
         ("registries: { a.example.com: { http: true } }", "registries"),
@@ -261,16 +297,24 @@ fn what_the_administrator_does_not_allow_is_refused_by_name() {
         ("buildkitImage: a", "buildkitImage"),
     ] {
         let refused = validate(&build(&format!("{HELLO}{more}")), &config).unwrap_err().to_string();
-        assert_eq!(refused, format!("{field} is not allowed here; the operator's configuration (allowedOverrides) allows proxy"));
+        assert_eq!(
+            refused,
+            format!(
+                "{field} is not allowed here; the operator's configuration (allowedOverrides) allows proxy"
+            )
+        );
     }
     validate(&build(&format!("{HELLO}proxy: {{ httpProxy: 'http://a' }}")), &config).unwrap();
 }
 
 #[test]
 fn the_daemons_file_is_no_way_around_the_registries_that_the_administrator_set() {
-    let config: OperatorConfig = serde_json::from_value(json!({ "allowedOverrides": ["buildkitConfig"] })).unwrap();
-    let with =
-        |text: &str| validate(&build(&format!("{HELLO}buildkitConfig: {text}")), &config).map_err(|error| error.to_string());
+    let config: OperatorConfig =
+        serde_json::from_value(json!({ "allowedOverrides": ["buildkitConfig"] })).unwrap();
+    let with = |text: &str| {
+        validate(&build(&format!("{HELLO}buildkitConfig: {text}")), &config)
+            .map_err(|error| error.to_string())
+    };
     with(r#""[worker.oci]\nmax-parallelism = 4""#).unwrap();
     assert_eq!(
         with(r#""[registry.'docker.io']\nhttp = true""#).unwrap_err(),
@@ -286,7 +330,10 @@ fn settings(spec: &str, config: &OperatorConfig) -> Value {
     let runner = &pod["spec"]["containers"][0];
     let variables = |container: &Value| {
         let all = container["env"].as_array().into_iter().flatten();
-        all.map(|variable| (variable["name"].as_str().unwrap().to_owned(), variable["value"].clone())).collect::<Value>()
+        all.map(|variable| {
+            (variable["name"].as_str().unwrap().to_owned(), variable["value"].clone())
+        })
+        .collect::<Value>()
     };
     assert_eq!(variables(daemon), variables(runner), "both reach the world in the same way");
     json!({
@@ -336,12 +383,18 @@ pod: {{ resources: {{ limits: {{ cpu: 1 }} }}, nodeSelector: {{ disk: fast }}, p
 #[test]
 fn what_the_api_server_cannot_see_is_refused_by_name() {
     for (spec, message) in [
-        (HELLO.replace("context: .", "context: a/../../b"), "context: \"a/../../b\" is absolute or has '..' in it"),
+        (
+            HELLO.replace("context: .", "context: a/../../b"),
+            "context: \"a/../../b\" is absolute or has '..' in it",
+        ),
         (
             format!("{HELLO}isolation: privileged"),
             "isolation: privileged is not allowed here; the operator's configuration allows rootless, userns",
         ),
-        (format!("{HELLO}addHosts: {{ a: '1::2::3' }}"), "addHosts: \"1::2::3\" of a is not an IPv4 or IPv6 address"),
+        (
+            format!("{HELLO}addHosts: {{ a: '1::2::3' }}"),
+            "addHosts: \"1::2::3\" of a is not an IPv4 or IPv6 address",
+        ),
         (
             format!("{HELLO}buildArgs: {{ A: \"a\\0b\" }}"),
             "parameters.buildArgs.A: a NUL character is in it or beside it; no program can be given one",
@@ -355,11 +408,19 @@ fn what_the_api_server_cannot_see_is_refused_by_name() {
             "buildArgs: \"A\" with its value is 131073 bytes; at most 122880 can be given to a program",
         ),
         (
-            format!("{HELLO}pod: {{ annotations: {{ container.apparmor.security.beta.kubernetes.io/buildkitd: unconfined }} }}"),
+            format!(
+                "{HELLO}pod: {{ annotations: {{ container.apparmor.security.beta.kubernetes.io/buildkitd: unconfined }} }}"
+            ),
             "pod.annotations: \"container.apparmor.security.beta.kubernetes.io/buildkitd\" is not for builds to set: it changes how the pod is confined, or is the operator's own",
         ),
-        (format!("{HELLO}timeout: soon"), "timeout: \"soon\" is not a duration such as 30m or 1h30m"),
-        (format!("{HELLO}buildkitConfig: 'root = \"/\"'"), "buildkitConfig: root is set by the operator and cannot be set here"),
+        (
+            format!("{HELLO}timeout: soon"),
+            "timeout: \"soon\" is not a duration such as 30m or 1h30m",
+        ),
+        (
+            format!("{HELLO}buildkitConfig: 'root = \"/\"'"),
+            "buildkitConfig: root is set by the operator and cannot be set here",
+        ),
         (
             format!("{HELLO}buildkitConfig: 'not toml'"),
             "buildkitConfig: TOML parse error at line 1, column 5\n  |\n1 | not toml\n  |     ^\nkey with no value, expected `=`",
@@ -385,8 +446,13 @@ fn what_the_api_server_cannot_see_is_refused_by_name() {
 #[test]
 fn the_pod_has_the_labels_by_which_kueue_queues_it_and_no_others_of_the_build() {
     let mut build = build(HELLO);
-    let labels = [("kueue.x-k8s.io/queue-name", "team-queue"), ("app.kubernetes.io/managed-by", "Helm"), ("team", "blue")];
-    build.metadata.labels = Some(labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    let labels = [
+        ("kueue.x-k8s.io/queue-name", "team-queue"),
+        ("app.kubernetes.io/managed-by", "Helm"),
+        ("team", "blue"),
+    ];
+    build.metadata.labels =
+        Some(labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
     let validated = validate(&build, &generous()).unwrap();
     let pod = build_pod(&validated, Attempt::FIRST, PodIsolation::Rootless, &generous());
     let labels = pod.metadata.labels.unwrap();

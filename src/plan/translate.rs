@@ -7,8 +7,8 @@ use super::{
     claim::own_claim_name,
     duration::parse_duration,
     instructions::{
-        BuildParameters, ImageForm, MountedKey, MountedSecret, OutputInstructions, SecretInstructions, SecretOrigin,
-        SourceInstructions, SshInstructions,
+        BuildParameters, ImageForm, MountedKey, MountedSecret, OutputInstructions,
+        SecretInstructions, SecretOrigin, SourceInstructions, SshInstructions,
     },
     layout,
 };
@@ -27,10 +27,15 @@ pub fn references(spec: &OciBuildSpec) -> Result<Vec<ImageReference>, InvalidSpe
 }
 
 /// What the Dockerfile is given.
-pub fn parameters(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<BuildParameters, InvalidSpec> {
-    for (field, path) in
-        [("buildArgsFile", &spec.build_args_file), ("labelsFile", &spec.labels_file), ("targetFile", &spec.target_file)]
-    {
+pub fn parameters(
+    spec: &OciBuildSpec,
+    config: &OperatorConfig,
+) -> Result<BuildParameters, InvalidSpec> {
+    for (field, path) in [
+        ("buildArgsFile", &spec.build_args_file),
+        ("labelsFile", &spec.labels_file),
+        ("targetFile", &spec.target_file),
+    ] {
         path.as_ref().map_or(Ok(()), |path| relative(field, path))?;
     }
     for path in spec.image_args.values() {
@@ -52,7 +57,10 @@ pub fn parameters(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<BuildP
         additional_targets: spec.additional_targets.clone(),
         platforms: spec.platforms.clone(),
         add_hosts: spec.add_hosts.clone(),
-        proxy: spec.proxy.clone().or_else(|| (config.proxy != Proxy::default()).then(|| config.proxy.clone())),
+        proxy: spec
+            .proxy
+            .clone()
+            .or_else(|| (config.proxy != Proxy::default()).then(|| config.proxy.clone())),
         no_cache: spec.no_cache,
         cache: spec.cache.clone(),
         source_date_epoch: spec.source_date_epoch,
@@ -82,7 +90,9 @@ pub fn image_form(spec: &OciBuildSpec) -> Result<ImageForm, InvalidSpec> {
 pub fn secrets(spec: &OciBuildSpec) -> Result<Vec<SecretInstructions>, InvalidSpec> {
     let secret = |(number, secret): (usize, &crate::api::BuildSecret)| {
         let from = match (&secret.secret, &secret.file) {
-            (Some(key), None) => SecretOrigin::Key(mounted_key(key, layout::BUILD_SECRETS_DIRECTORY, number)),
+            (Some(key), None) => {
+                SecretOrigin::Key(mounted_key(key, layout::BUILD_SECRETS_DIRECTORY, number))
+            }
             (None, Some(path)) => {
                 relative("secrets", path)?;
                 SecretOrigin::File(path.clone())
@@ -97,15 +107,21 @@ pub fn secrets(spec: &OciBuildSpec) -> Result<Vec<SecretInstructions>, InvalidSp
 /// SSH keys and where they are mounted.
 pub fn ssh(spec: &OciBuildSpec) -> Vec<SshInstructions> {
     let keys = spec.ssh.iter().enumerate();
-    keys.map(|(number, ssh)| SshInstructions { id: ssh.id.clone(), key: mounted_key(&ssh.secret, layout::SSH_DIRECTORY, number) })
-        .collect()
+    keys.map(|(number, ssh)| SshInstructions {
+        id: ssh.id.clone(),
+        key: mounted_key(&ssh.secret, layout::SSH_DIRECTORY, number),
+    })
+    .collect()
 }
 
 /// Registry credentials and where they are mounted.
 pub fn registry_secrets(spec: &OciBuildSpec) -> Vec<MountedSecret> {
     let names = spec.registry_secrets.iter().enumerate();
     names
-        .map(|(number, name)| MountedSecret { name: name.clone(), path: numbered(layout::REGISTRY_SECRETS_DIRECTORY, number) })
+        .map(|(number, name)| MountedSecret {
+            name: name.clone(),
+            path: numbered(layout::REGISTRY_SECRETS_DIRECTORY, number),
+        })
         .collect()
 }
 
@@ -124,7 +140,10 @@ pub fn source_instructions(source: &Source) -> Result<SourceInstructions, Invali
     if let Some(claim) = &source.persistent_volume_claim {
         let path = claim.path.as_deref().unwrap_or_default();
         relative("source.persistentVolumeClaim.path", path)?;
-        sources.push(SourceInstructions::Directory { root: PathBuf::from(layout::SOURCE_DIRECTORY), path: path.to_owned() });
+        sources.push(SourceInstructions::Directory {
+            root: PathBuf::from(layout::SOURCE_DIRECTORY),
+            path: path.to_owned(),
+        });
     }
     if let Some(config_map) = &source.config_map {
         for item in &config_map.items {
@@ -143,10 +162,12 @@ pub fn source_instructions(source: &Source) -> Result<SourceInstructions, Invali
         sources.push(SourceInstructions::Files { files: files.clone() });
     }
     if let Some(git) = &source.git {
-        sources.push(SourceInstructions::Git { url: git.url.clone(), revision: git.revision.clone() });
+        sources
+            .push(SourceInstructions::Git { url: git.url.clone(), revision: git.revision.clone() });
     }
     if let Some(http) = &source.http {
-        sources.push(SourceInstructions::Http { url: http.url.clone(), sha256: http.sha256.clone() });
+        sources
+            .push(SourceInstructions::Http { url: http.url.clone(), sha256: http.sha256.clone() });
     }
     if let Some(image) = &source.image {
         sources.push(SourceInstructions::Image { reference: image.reference.clone() });
@@ -181,16 +202,24 @@ pub fn output(
         ));
     }
     if let Some(download) = output.download {
-        let patience = parse_duration(&download.timeout)
-            .ok_or(InvalidSpec::Duration { field: "output.download.timeout", text: download.timeout })?;
-        let output = OutputInstructions { root, path: String::new(), download_seconds: Some(patience.as_secs()) };
+        let patience = parse_duration(&download.timeout).ok_or(InvalidSpec::Duration {
+            field: "output.download.timeout",
+            text: download.timeout,
+        })?;
+        let output = OutputInstructions {
+            root,
+            path: String::new(),
+            download_seconds: Some(patience.as_secs()),
+        };
         return Ok((OutputPlan::Download, Some(output)));
     }
     let template = output.claim_template.unwrap_or_default();
     let plan = OutputPlan::Own {
         claim_name: own_claim_name(name),
         storage: template.storage.unwrap_or_else(|| config.defaults.output_storage.clone()),
-        storage_class_name: template.storage_class_name.or_else(|| config.defaults.output_storage_class.clone()),
+        storage_class_name: template
+            .storage_class_name
+            .or_else(|| config.defaults.output_storage_class.clone()),
     };
     Ok((plan, Some(OutputInstructions { root, path: String::new(), download_seconds: None })))
 }

@@ -11,9 +11,15 @@ use super::{
     instructions::{Instructions, PhaseSeconds, SourceInstructions},
     operator_config::{ConfigDuration, Override, Waits},
     registries::registries,
-    translate::{image_form, output, parameters, references, registry_secrets, relative, secrets, source_instructions, ssh},
+    translate::{
+        image_form, output, parameters, references, registry_secrets, relative, secrets,
+        source_instructions, ssh,
+    },
 };
-use crate::api::{ConfigMapKey, ConfigMapSource, Isolation, OciBuild, OciBuildSpec, PodSettings, TRANSFER_ANNOTATION};
+use crate::api::{
+    ConfigMapKey, ConfigMapSource, Isolation, OciBuild, OciBuildSpec, PodSettings,
+    TRANSFER_ANNOTATION,
+};
 
 /// Annotations of an object may hold 256 KiB in all; the rest is left for others.
 const INSTRUCTIONS_LIMIT: usize = 200 * 1024;
@@ -39,7 +45,9 @@ pub enum InvalidSpec {
     #[error(transparent)]
     Reference(#[from] InvalidReference),
     /// No source, or more than one: only possible in a file that no API server has seen.
-    #[error("source: name exactly one of persistentVolumeClaim, git, http, configMap, files, image or upload")]
+    #[error(
+        "source: name exactly one of persistentVolumeClaim, git, http, configMap, files, image or upload"
+    )]
     Source,
     /// A path that is absolute or leaves its root.
     #[error("{field}: {path:?} is absolute or has '..' in it")]
@@ -58,7 +66,9 @@ pub enum InvalidSpec {
         text: String,
     },
     /// The administrator does not allow it.
-    #[error("isolation: {asked} is not allowed here; the operator's configuration allows {allowed}")]
+    #[error(
+        "isolation: {asked} is not allowed here; the operator's configuration allows {allowed}"
+    )]
     IsolationNotAllowed {
         /// What the build asked for.
         asked: String,
@@ -74,7 +84,9 @@ pub enum InvalidSpec {
         address: String,
     },
     /// The administrator does not allow it.
-    #[error("{field} is not allowed here; the operator's configuration (allowedOverrides) allows {allowed}")]
+    #[error(
+        "{field} is not allowed here; the operator's configuration (allowedOverrides) allows {allowed}"
+    )]
     OverrideNotAllowed {
         /// The field.
         field: &'static str,
@@ -91,13 +103,17 @@ pub enum InvalidSpec {
     #[error("secrets: {0}: name exactly one of secret or file")]
     Secret(String),
     /// An annotation of the pod that would undo its confinement.
-    #[error("pod.annotations: {0:?} is not for builds to set: it changes how the pod is confined, or is the operator's own")]
+    #[error(
+        "pod.annotations: {0:?} is not for builds to set: it changes how the pod is confined, or is the operator's own"
+    )]
     Annotation(String),
     /// A text that no program can be given.
     #[error("{0}: a NUL character is in it or beside it; no program can be given one")]
     Nul(String),
     /// An argument that is too long for a program.
-    #[error("{field}: {name:?} with its value is {size} bytes; at most {ARGUMENT_LIMIT} can be given to a program")]
+    #[error(
+        "{field}: {name:?} with its value is {size} bytes; at most {ARGUMENT_LIMIT} can be given to a program"
+    )]
     LongArgument {
         /// The field.
         field: &'static str,
@@ -234,9 +250,11 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
     if let Some(dockerfile) = &spec.dockerfile {
         relative("dockerfile", dockerfile)?;
     }
-    let buildkit_config = spec.buildkit_config.as_deref().map(parse_buildkit_config).transpose()?.unwrap_or_default();
+    let buildkit_config =
+        spec.buildkit_config.as_deref().map(parse_buildkit_config).transpose()?.unwrap_or_default();
     allowed_overrides(spec, &buildkit_config, config)?;
-    let timeout = duration("timeout", spec.timeout.as_deref())?.unwrap_or(config.defaults.timeout.0);
+    let timeout =
+        duration("timeout", spec.timeout.as_deref())?.unwrap_or(config.defaults.timeout.0);
     let waits = waits(spec, config)?;
     let isolation = isolation(spec, config)?;
     let (output, output_path) = output(&name, build, config)?;
@@ -255,7 +273,11 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
         registry_secrets: registry_secrets(spec),
         registries,
         output: output_path,
-        transfer_token: build.metadata.annotations.as_ref().and_then(|annotations| annotations.get(TRANSFER_ANNOTATION).cloned()),
+        transfer_token: build
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(TRANSFER_ANNOTATION).cloned()),
         timeout_seconds: timeout.as_secs(),
         deadlines: phase_seconds(&waits),
     };
@@ -273,14 +295,21 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
         lease: duration("lease", spec.lease.as_deref())?,
         retries: spec.retries.unwrap_or(config.defaults.retries),
         isolation,
-        source_claim: spec.source.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone()),
+        source_claim: spec
+            .source
+            .persistent_volume_claim
+            .as_ref()
+            .map(|claim| claim.claim_name.clone()),
         source_config_map: spec.source.config_map.clone(),
         registry_authorities,
         buildkit_config,
         buildkit_image: spec.buildkit_image.clone(),
         debug: spec.debug,
         output,
-        priority_class: pod.priority_class_name.clone().or_else(|| config.defaults.priority_class_name.clone()),
+        priority_class: pod
+            .priority_class_name
+            .clone()
+            .or_else(|| config.defaults.priority_class_name.clone()),
         pod,
         kueue_labels: build
             .metadata
@@ -294,8 +323,12 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
 }
 
 fn confined(pod: &PodSettings) -> Result<(), InvalidSpec> {
-    let is_reserved = |name: &&String| RESERVED_ANNOTATIONS.iter().any(|prefix| name.starts_with(prefix));
-    pod.annotations.keys().find(is_reserved).map_or(Ok(()), |name| Err(InvalidSpec::Annotation(name.clone())))
+    let is_reserved =
+        |name: &&String| RESERVED_ANNOTATIONS.iter().any(|prefix| name.starts_with(prefix));
+    pod.annotations
+        .keys()
+        .find(is_reserved)
+        .map_or(Ok(()), |name| Err(InvalidSpec::Annotation(name.clone())))
 }
 
 /// buildctl is told all of it by its arguments.
@@ -305,11 +338,19 @@ fn usable_as_arguments(instructions: &Instructions) -> Result<(), InvalidSpec> {
         return Err(InvalidSpec::TooLarge(text.len()));
     }
     let (parameters, image) = (&instructions.parameters, &instructions.image);
-    for (field, texts) in
-        [("buildArgs", &parameters.build_args), ("labels", &parameters.labels), ("annotations", &image.annotations)]
-    {
-        if let Some((name, value)) = texts.iter().find(|(name, value)| name.len() + value.len() > ARGUMENT_LIMIT) {
-            return Err(InvalidSpec::LongArgument { field, name: name.clone(), size: name.len() + value.len() });
+    for (field, texts) in [
+        ("buildArgs", &parameters.build_args),
+        ("labels", &parameters.labels),
+        ("annotations", &image.annotations),
+    ] {
+        if let Some((name, value)) =
+            texts.iter().find(|(name, value)| name.len() + value.len() > ARGUMENT_LIMIT)
+        {
+            return Err(InvalidSpec::LongArgument {
+                field,
+                name: name.clone(),
+                size: name.len() + value.len(),
+            });
         }
     }
     if !text.contains("\\u0000") {
@@ -329,7 +370,8 @@ fn nul(value: &Value) -> Option<String> {
         if name.contains('\0') {
             return Some(String::new());
         }
-        nul(value).map(|rest| if rest.is_empty() { name.to_owned() } else { format!("{name}.{rest}") })
+        nul(value)
+            .map(|rest| if rest.is_empty() { name.to_owned() } else { format!("{name}.{rest}") })
     };
     match value {
         Value::String(text) => text.contains('\0').then(String::new),
@@ -340,14 +382,18 @@ fn nul(value: &Value) -> Option<String> {
 }
 
 fn duration(field: &'static str, text: Option<&str>) -> Result<Option<Duration>, InvalidSpec> {
-    let parse = |text: &str| parse_duration(text).ok_or_else(|| InvalidSpec::Duration { field, text: text.to_owned() });
+    let parse = |text: &str| {
+        parse_duration(text).ok_or_else(|| InvalidSpec::Duration { field, text: text.to_owned() })
+    };
     text.map(parse).transpose()
 }
 
 /// What the spec says of its deadlines wins over the operator's configuration.
 fn waits(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<Waits, InvalidSpec> {
     let own = spec.deadlines.clone().unwrap_or_default();
-    let parsed = |field, text: &Option<String>| duration(field, text.as_deref()).map(|wait| wait.map(ConfigDuration));
+    let parsed = |field, text: &Option<String>| {
+        duration(field, text.as_deref()).map(|wait| wait.map(ConfigDuration))
+    };
     let of_operator = config.waits;
     Ok(Waits {
         queue: parsed("deadlines.queue", &own.queue)?.or(of_operator.queue),
@@ -385,7 +431,11 @@ fn isolation(spec: &OciBuildSpec, config: &OperatorConfig) -> Result<Isolation, 
     })
 }
 
-fn allowed_overrides(spec: &OciBuildSpec, buildkit_config: &toml::Table, config: &OperatorConfig) -> Result<(), InvalidSpec> {
+fn allowed_overrides(
+    spec: &OciBuildSpec,
+    buildkit_config: &toml::Table,
+    config: &OperatorConfig,
+) -> Result<(), InvalidSpec> {
     let sets_resources = spec.pod.as_ref().is_some_and(|pod| pod.resources.is_some());
     // It is laid over the operator's file: another way to say the same.
     let sets_registries = buildkit_config.contains_key("registry");
@@ -399,7 +449,8 @@ fn allowed_overrides(spec: &OciBuildSpec, buildkit_config: &toml::Table, config:
         (spec.buildkit_image.is_some(), "buildkitImage", Override::BuildkitImage),
     ] {
         if is_set && !config.allowed_overrides.contains(&needed) {
-            let names: Vec<_> = config.allowed_overrides.iter().map(|allowed| allowed.as_str()).collect();
+            let names: Vec<_> =
+                config.allowed_overrides.iter().map(|allowed| allowed.as_str()).collect();
             let allowed = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             return Err(InvalidSpec::OverrideNotAllowed { field, allowed });
         }

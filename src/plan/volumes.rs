@@ -3,8 +3,9 @@
 
 use k8s_openapi::{
     api::core::v1::{
-        ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource, KeyToPath,
-        ObjectFieldSelector, PersistentVolumeClaimVolumeSource, SecretVolumeSource, Volume, VolumeMount,
+        ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
+        EmptyDirVolumeSource, KeyToPath, ObjectFieldSelector, PersistentVolumeClaimVolumeSource,
+        SecretVolumeSource, Volume, VolumeMount,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -63,26 +64,39 @@ impl PodVolume {
 /// All volumes of a build's pod. `state` is BuildKit's folder.
 pub fn volumes(build: &Validated, state: &str, annotations: FileAnnotations) -> Vec<PodVolume> {
     let mut volumes = vec![
-        PodVolume::new(empty("socket")).in_runner(layout::SOCKET_DIRECTORY).in_daemon(layout::SOCKET_DIRECTORY),
+        PodVolume::new(empty("socket"))
+            .in_runner(layout::SOCKET_DIRECTORY)
+            .in_daemon(layout::SOCKET_DIRECTORY),
         // Never the container's own overlay: overlayfs does not stack, and BuildKit would fall back to a slow snapshotter.
         PodVolume::new(empty("state")).in_daemon(state),
         PodVolume::new(empty("work")).in_runner(layout::WORK_DIRECTORY),
         PodVolume::new(in_memory("memory", "4Mi")).in_runner(layout::MEMORY_DIRECTORY),
-        PodVolume::new(from_annotation("instructions", "instructions.json", annotations.instructions))
-            .in_runner(layout::INSTRUCTIONS_DIRECTORY)
-            .read_only(),
+        PodVolume::new(from_annotation(
+            "instructions",
+            "instructions.json",
+            annotations.instructions,
+        ))
+        .in_runner(layout::INSTRUCTIONS_DIRECTORY)
+        .read_only(),
     ];
     if let Some(annotation) = annotations.daemon_config {
         let volume = from_annotation("daemon-config", "buildkitd.toml", annotation);
         volumes.push(PodVolume::new(volume).in_daemon(layout::DAEMON_CONFIG_DIRECTORY).read_only());
     }
     if let Some(annotation) = annotations.authorities {
-        let volume = PodVolume::new(from_annotation("authorities", layout::AUTHORITIES_FILE, annotation));
-        volumes.push(volume.in_runner(layout::AUTHORITIES_DIRECTORY).in_daemon(layout::AUTHORITIES_DIRECTORY).read_only());
+        let volume =
+            PodVolume::new(from_annotation("authorities", layout::AUTHORITIES_FILE, annotation));
+        volumes.push(
+            volume
+                .in_runner(layout::AUTHORITIES_DIRECTORY)
+                .in_daemon(layout::AUTHORITIES_DIRECTORY)
+                .read_only(),
+        );
     }
     for (number, authority) in build.registry_authorities.iter().enumerate() {
         let path = format!("{}/{number}", layout::REGISTRY_AUTHORITIES_DIRECTORY);
-        let volume = PodVolume::new(config_map_key(&format!("registry-authority-{number}"), authority));
+        let volume =
+            PodVolume::new(config_map_key(&format!("registry-authority-{number}"), authority));
         volumes.push(volume.in_runner(&path).in_daemon(&path).read_only());
     }
     let source = build
@@ -90,9 +104,13 @@ pub fn volumes(build: &Validated, state: &str, annotations: FileAnnotations) -> 
         .as_deref()
         .map(|claim_name| from_claim("source", claim_name))
         .or_else(|| build.source_config_map.as_ref().map(from_config_map));
-    volumes.extend(source.map(|volume| PodVolume::new(volume).in_runner(layout::SOURCE_DIRECTORY).read_only()));
+    volumes.extend(
+        source.map(|volume| PodVolume::new(volume).in_runner(layout::SOURCE_DIRECTORY).read_only()),
+    );
     let output = match &build.output {
-        OutputPlan::Existing { claim_name } | OutputPlan::Own { claim_name, .. } => Some(from_claim("output", claim_name)),
+        OutputPlan::Existing { claim_name } | OutputPlan::Own { claim_name, .. } => {
+            Some(from_claim("output", claim_name))
+        }
         OutputPlan::Download => Some(empty("output")),
         OutputPlan::Nowhere => None,
     };
@@ -103,15 +121,24 @@ pub fn volumes(build: &Validated, state: &str, annotations: FileAnnotations) -> 
 
 /// Everything that holds a secret: for the build's own container alone.
 fn secrets(build: &Validated) -> impl Iterator<Item = PodVolume> {
-    let registries = build.instructions.registry_secrets.iter().enumerate().map(|(number, secret)| {
-        let volume = secret_volume(&format!("registry-secret-{number}"), &secret.name, None);
-        PodVolume::new(volume).in_runner(&secret.path.to_string_lossy()).read_only()
-    });
-    let of_builds = build.instructions.secrets.iter().enumerate().filter_map(|(number, secret)| match &secret.from {
-        SecretOrigin::Key(key) => Some(mounted_key(&format!("build-secret-{number}"), key)),
-        SecretOrigin::File(_) => None,
-    });
-    let ssh = build.instructions.ssh.iter().enumerate().map(|(number, ssh)| mounted_key(&format!("ssh-key-{number}"), &ssh.key));
+    let registries =
+        build.instructions.registry_secrets.iter().enumerate().map(|(number, secret)| {
+            let volume = secret_volume(&format!("registry-secret-{number}"), &secret.name, None);
+            PodVolume::new(volume).in_runner(&secret.path.to_string_lossy()).read_only()
+        });
+    let of_builds =
+        build.instructions.secrets.iter().enumerate().filter_map(|(number, secret)| match &secret
+            .from
+        {
+            SecretOrigin::Key(key) => Some(mounted_key(&format!("build-secret-{number}"), key)),
+            SecretOrigin::File(_) => None,
+        });
+    let ssh = build
+        .instructions
+        .ssh
+        .iter()
+        .enumerate()
+        .map(|(number, ssh)| mounted_key(&format!("ssh-key-{number}"), &ssh.key));
     registries.chain(of_builds).chain(ssh)
 }
 
@@ -153,24 +180,38 @@ fn only(key: &str) -> Vec<KeyToPath> {
 }
 
 fn empty(name: &str) -> Volume {
-    Volume { name: name.to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() }
+    Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    }
 }
 
 fn in_memory(name: &str, size: &str) -> Volume {
-    let source = EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit: Some(Quantity(size.to_owned())) };
+    let source = EmptyDirVolumeSource {
+        medium: Some("Memory".to_owned()),
+        size_limit: Some(Quantity(size.to_owned())),
+    };
     Volume { name: name.to_owned(), empty_dir: Some(source), ..Volume::default() }
 }
 
 fn from_claim(name: &str, claim_name: &str) -> Volume {
     Volume {
         name: name.to_owned(),
-        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource { claim_name: claim_name.to_owned(), read_only: None }),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: claim_name.to_owned(),
+            read_only: None,
+        }),
         ..Volume::default()
     }
 }
 
 fn from_config_map(source: &ConfigMapSource) -> Volume {
-    let items = source.items.iter().map(|item| KeyToPath { key: item.key.clone(), path: item.path.clone(), mode: None });
+    let items = source.items.iter().map(|item| KeyToPath {
+        key: item.key.clone(),
+        path: item.path.clone(),
+        mode: None,
+    });
     Volume {
         name: "source".to_owned(),
         config_map: Some(ConfigMapVolumeSource {

@@ -82,7 +82,11 @@ pub fn build_arguments(
         arguments.extend(option("platform", &parameters.platforms.join(",")));
     }
     if !parameters.add_hosts.is_empty() {
-        let hosts: Vec<_> = parameters.add_hosts.iter().map(|(host, address)| format!("{host}={address}")).collect();
+        let hosts: Vec<_> = parameters
+            .add_hosts
+            .iter()
+            .map(|(host, address)| format!("{host}={address}"))
+            .collect();
         arguments.extend(option("add-hosts", &hosts.join(",")));
     }
     if parameters.no_cache {
@@ -92,11 +96,15 @@ pub fn build_arguments(
     arguments.extend(attestations(&instructions.image));
     for (number, image) in given.images.iter().enumerate() {
         let name = image_name(number);
-        arguments.extend(option(&format!("context:{name}"), &format!("oci-layout://{name}@{}", image.digest)));
+        arguments.extend(option(
+            &format!("context:{name}"),
+            &format!("oci-layout://{name}@{}", image.digest),
+        ));
         arguments.push(joined(&format!("--oci-layout={name}="), &image.layout));
     }
     for (id, file) in &given.secrets {
-        arguments.push(csv("--secret=", &[("id", id.as_bytes()), ("src", file.as_os_str().as_bytes())]));
+        arguments
+            .push(csv("--secret=", &[("id", id.as_bytes()), ("src", file.as_os_str().as_bytes())]));
     }
     for (id, files) in &given.ssh {
         let files: Vec<_> = files.iter().map(|file| file.to_string_lossy()).collect();
@@ -109,7 +117,10 @@ pub fn build_arguments(
 }
 
 /// Arguments that fetch a source, whose LLB comes on the standard input, into a folder.
-pub fn fetch_arguments(folder: &Path, registries: &BTreeMap<String, RegistryInstructions>) -> Vec<OsString> {
+pub fn fetch_arguments(
+    folder: &Path,
+    registries: &BTreeMap<String, RegistryInstructions>,
+) -> Vec<OsString> {
     let mut arguments = words(&["build", "--progress=rawjson"]);
     arguments.extend(authorities(registries));
     arguments.push(joined("--output=type=local,dest=", folder));
@@ -121,14 +132,26 @@ fn build_args(instructions: &Instructions, given: &Given) -> BTreeMap<String, St
     let parameters = &instructions.parameters;
     let mut arguments = BTreeMap::new();
     if let Some(proxy) = &parameters.proxy {
-        let proxies = [("HTTP_PROXY", &proxy.http_proxy), ("HTTPS_PROXY", &proxy.https_proxy), ("NO_PROXY", &proxy.no_proxy)];
-        arguments.extend(proxies.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))));
+        let proxies = [
+            ("HTTP_PROXY", &proxy.http_proxy),
+            ("HTTPS_PROXY", &proxy.https_proxy),
+            ("NO_PROXY", &proxy.no_proxy),
+        ];
+        arguments.extend(
+            proxies.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))),
+        );
     }
     arguments.extend(given.build_args.clone());
     if let Some(epoch) = parameters.source_date_epoch {
         arguments.insert(SOURCE_DATE_EPOCH.to_owned(), epoch.to_string());
     }
-    arguments.extend(given.images.iter().enumerate().map(|(number, image)| (image.argument.clone(), image_name(number))));
+    arguments.extend(
+        given
+            .images
+            .iter()
+            .enumerate()
+            .map(|(number, image)| (image.argument.clone(), image_name(number))),
+    );
     arguments
 }
 
@@ -149,15 +172,19 @@ fn cache(cache: Option<&Cache>, target: &Target<'_>) -> Vec<OsString> {
     let mut arguments = vec![csv("--import-cache=", &[("type", b"registry"), ("ref", reference)])];
     if let Some(mode) = registry.export.filter(|_| target.is_main) {
         let mode = ("mode", mode.as_str().as_bytes());
-        arguments.push(csv("--export-cache=", &[("type", b"registry"), ("ref", reference), mode, ("ignore-error", b"true")]));
+        arguments.push(csv(
+            "--export-cache=",
+            &[("type", b"registry"), ("ref", reference), mode, ("ignore-error", b"true")],
+        ));
     }
     arguments
 }
 
 fn attestations(image: &ImageForm) -> Vec<OsString> {
     let Some(attestations) = &image.attestations else { return Vec::new() };
-    let provenance =
-        attestations.provenance.map(|provenance| option("attest:provenance", &format!("mode={}", provenance.as_str())));
+    let provenance = attestations
+        .provenance
+        .map(|provenance| option("attest:provenance", &format!("mode={}", provenance.as_str())));
     let sbom = attestations.sbom.as_ref().map(|sbom| {
         let generator = sbom.generator.as_ref().map(|generator| format!("generator={generator}"));
         option("attest:sbom", &generator.unwrap_or_default())
@@ -188,14 +215,17 @@ fn outputs(instructions: &Instructions, given: &Given, target: &Target<'_>) -> V
     let names: Vec<_> = target.references.iter().map(ToString::to_string).collect();
     let names = names.join(",");
     // All outputs describe the same manifest: with the same options they have the same digest.
-    let mut same: Vec<(String, String)> = vec![("name".to_owned(), names), ("oci-mediatypes".to_owned(), "true".to_owned())];
+    let mut same: Vec<(String, String)> =
+        vec![("name".to_owned(), names), ("oci-mediatypes".to_owned(), "true".to_owned())];
     if let Some(compression) = image.compression {
         same.push(("compression".to_owned(), compression.as_str().to_owned()));
     }
     if let Some(level) = image.compression_level {
         same.push(("compression-level".to_owned(), level.to_string()));
     }
-    if instructions.parameters.source_date_epoch.is_some() || given.build_args.contains_key(SOURCE_DATE_EPOCH) {
+    if instructions.parameters.source_date_epoch.is_some()
+        || given.build_args.contains_key(SOURCE_DATE_EPOCH)
+    {
         same.push(("rewrite-timestamp".to_owned(), "true".to_owned()));
     }
     let is_index = instructions.parameters.platforms.len() > 1 || image.attestations.is_some();

@@ -25,8 +25,17 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// A line of progress can list thousands of vertices; a longer one is cut and then counts as a remark.
 const LINE_LIMIT: usize = 8 << 20;
 /// Variables that the child keeps: the way out of the cluster, and nothing secret.
-const KEPT_VARIABLES: [&str; 9] =
-    ["PATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+const KEPT_VARIABLES: [&str; 9] = [
+    "PATH",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
 
 /// What every run of buildctl shares.
 #[derive(Clone)]
@@ -112,8 +121,9 @@ impl Buildctl {
             }
             None => None,
         };
-        let mut child =
-            command.spawn().map_err(|error| io::Error::new(error.kind(), format!("buildctl cannot be started: {error}")))?;
+        let mut child = command.spawn().map_err(|error| {
+            io::Error::new(error.kind(), format!("buildctl cannot be started: {error}"))
+        })?;
         // It holds the pipe's writing end, which must close when the child ends.
         drop(command);
         if let (Some(input), Some(mut stdin)) = (streams.input, child.stdin.take()) {
@@ -126,8 +136,12 @@ impl Buildctl {
             }
             _ => None,
         };
-        let back_channel = back_channel.map(|(reader, taker)| tokio::task::spawn_blocking(move || taker(reader)));
-        let following = child.stderr.take().map(|stderr| tokio::spawn(follow(stderr, self.tracker.clone(), stop.clone())));
+        let back_channel =
+            back_channel.map(|(reader, taker)| tokio::task::spawn_blocking(move || taker(reader)));
+        let following = child
+            .stderr
+            .take()
+            .map(|stderr| tokio::spawn(follow(stderr, self.tracker.clone(), stop.clone())));
         let status = tokio::select! {
             status = child.wait() => status?,
             () = stop.asked() => {
@@ -181,7 +195,10 @@ async fn follow(stderr: ChildStderr, tracker: SharedTracker, stop: Stop) -> io::
     Ok(())
 }
 
-async fn next_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> io::Result<bool> {
+async fn next_line(
+    reader: &mut (impl AsyncBufRead + Unpin),
+    line: &mut Vec<u8>,
+) -> io::Result<bool> {
     line.clear();
     loop {
         let chunk = reader.fill_buf().await?;

@@ -24,17 +24,26 @@ pub struct Confidential {
 impl Confidential {
     /// Hides these from now on, too; of a value of several lines each line.
     pub fn add(&mut self, values: impl IntoIterator<Item = String>) {
-        let lines = values.into_iter().flat_map(|value| value.lines().take(LINES_LIMIT).map(str::to_owned).collect::<Vec<_>>());
-        self.values.extend(lines.map(|line| line.trim().to_owned()).filter(|line| line.len() >= LEAST));
+        let lines = values.into_iter().flat_map(|value| {
+            value.lines().take(LINES_LIMIT).map(str::to_owned).collect::<Vec<_>>()
+        });
+        self.values
+            .extend(lines.map(|line| line.trim().to_owned()).filter(|line| line.len() >= LEAST));
         self.values.sort_unstable();
         self.values.dedup();
         // More than a finder can hold cannot come of files that have limits.
-        self.finder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&self.values).ok().map(Arc::new);
+        self.finder = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(&self.values)
+            .ok()
+            .map(Arc::new);
     }
 
     /// The text without them.
     pub fn hide<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let Some(finder) = self.finder.as_ref().filter(|finder| finder.is_match(text)) else { return Cow::Borrowed(text) };
+        let Some(finder) = self.finder.as_ref().filter(|finder| finder.is_match(text)) else {
+            return Cow::Borrowed(text);
+        };
         let mut hidden = String::with_capacity(text.len());
         finder.replace_all_with(text, &mut hidden, |_, _, hidden| {
             hidden.push_str(HIDDEN);
@@ -47,9 +56,14 @@ impl Confidential {
 /// The confidential values of a Docker configuration's `auths`: as they are sent, and the passwords in them.
 pub fn of_credentials(credentials: &Value) -> Vec<String> {
     let field = |name: &str| credentials.get(name).and_then(Value::as_str).map(str::to_owned);
-    let sent: Vec<String> = ["auth", "password", "identitytoken", "registrytoken"].into_iter().filter_map(field).collect();
+    let sent: Vec<String> = ["auth", "password", "identitytoken", "registrytoken"]
+        .into_iter()
+        .filter_map(field)
+        .collect();
     let pair = field("auth").and_then(|auth| String::from_utf8(STANDARD.decode(auth).ok()?).ok());
-    let given = field("username").zip(field("password")).map(|(user, password)| format!("{user}:{password}"));
+    let given = field("username")
+        .zip(field("password"))
+        .map(|(user, password)| format!("{user}:{password}"));
     let encoded = given.as_ref().map(|given| STANDARD.encode(given));
     let password = pair.as_ref().and_then(|pair| Some(pair.split_once(':')?.1.to_owned()));
     sent.into_iter().chain(pair).chain(given).chain(encoded).chain(password).collect()
@@ -71,8 +85,14 @@ mod tests {
         let mut confidential = Confidential::default();
         assert_eq!(confidential.hide("hunter22"), "hunter22");
         confidential.add(of_credentials(&json!({ "auth": "bWU6aHVudGVyMjI=" })));
-        confidential.add(of_credentials(&json!({ "username": "you", "password": "correct-horse", "identitytoken": "token-1" })));
-        confidential.add(["short".to_owned(), "-----BEGIN KEY-----\nAAAABBBB\n  CCCCDDDD\n".to_owned(), String::new()]);
+        confidential.add(of_credentials(
+            &json!({ "username": "you", "password": "correct-horse", "identitytoken": "token-1" }),
+        ));
+        confidential.add([
+            "short".to_owned(),
+            "-----BEGIN KEY-----\nAAAABBBB\n  CCCCDDDD\n".to_owned(),
+            String::new(),
+        ]);
         for (text, expected) in [
             (
                 "denied: Authorization: Basic bWU6aHVudGVyMjI= (that is me:hunter22)",

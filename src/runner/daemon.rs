@@ -25,7 +25,11 @@ const POLL: Duration = Duration::from_millis(20);
 const PATIENCE: u64 = 30;
 
 /// Waits until the daemon at a unix socket listens. Other addresses are left to buildctl.
-pub async fn wait(address: &str, seconds: Option<u64>, stop: &mut Stop) -> Result<(), BuildFailure> {
+pub async fn wait(
+    address: &str,
+    seconds: Option<u64>,
+    stop: &mut Stop,
+) -> Result<(), BuildFailure> {
     let patience = seconds.unwrap_or(PATIENCE);
     let Some(socket) = address.strip_prefix("unix://") else { return Ok(()) };
     let listens = async {
@@ -88,7 +92,11 @@ impl LocalDaemon {
     /// Ends a daemon that was started here.
     pub async fn stop(mut self) {
         let Some(mut child) = self.child.take() else { return };
-        if let Some(group) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw) {
+        if let Some(group) = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(rustix::process::Pid::from_raw)
+        {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
         }
         let _ = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;

@@ -77,7 +77,8 @@ impl Clock {
 
     /// BuildKit says where it is; that counts while it builds, not while it fetches a source.
     pub fn follow(&mut self, phase: RunPhase, now: Instant) -> bool {
-        self.current.is_some_and(|(current, _)| current != RunPhase::Source) && self.enter(phase, now)
+        self.current.is_some_and(|(current, _)| current != RunPhase::Source)
+            && self.enter(phase, now)
     }
 
     /// The image is there: no deadline of the run counts any more.
@@ -99,7 +100,8 @@ impl Clock {
     /// Which phase is overdue when, if nothing changes.
     pub fn overdue(&self) -> Option<(RunPhase, Instant)> {
         let (phase, since) = self.current?;
-        let left = Duration::from_secs(self.limit(phase)?).saturating_sub(self.spent[phase as usize]);
+        let left =
+            Duration::from_secs(self.limit(phase)?).saturating_sub(self.spent[phase as usize]);
         Some((phase, since.checked_add(left)?))
     }
 }
@@ -109,7 +111,12 @@ mod tests {
     use super::{Clock, Duration, Instant, PhaseSeconds, RunPhase};
 
     fn clock() -> Clock {
-        Clock::new(PhaseSeconds { source: Some(10), build: Some(20), push: Some(5), ..PhaseSeconds::default() })
+        Clock::new(PhaseSeconds {
+            source: Some(10),
+            build: Some(20),
+            push: Some(5),
+            ..PhaseSeconds::default()
+        })
     }
 
     fn seconds(seconds: u64) -> Duration {

@@ -37,7 +37,9 @@ pub fn diagnose(evidence: &Evidence<'_>) -> BuildFailure {
         Activity::Build => of_build(&everything),
     };
     // A step's own words are worth more than those of the steps that ended with it.
-    let is_of_step = evidence.step.filter(|step| step.name.starts_with('[') && !step.name.starts_with("[internal]"));
+    let is_of_step = evidence
+        .step
+        .filter(|step| step.name.starts_with('[') && !step.name.starts_with("[internal]"));
     let mut message = message(words, evidence.remarks);
     if !answer.is_empty() {
         message = format!("{message}; before: {answer}");
@@ -47,7 +49,9 @@ pub fn diagnose(evidence: &Evidence<'_>) -> BuildFailure {
         message,
         step: is_of_step.map(|step| step.name.clone()),
         exit_code: exit_code(&everything),
-        log_excerpt: is_of_step.map(|step| step.tail.join("\n")).filter(|excerpt| !excerpt.is_empty()),
+        log_excerpt: is_of_step
+            .map(|step| step.tail.join("\n"))
+            .filter(|excerpt| !excerpt.is_empty()),
         retry_after: None,
     }
 }
@@ -55,7 +59,12 @@ pub fn diagnose(evidence: &Evidence<'_>) -> BuildFailure {
 /// What a registry answered to a push that BuildKit tried again. Its last words are only those of the registry's error document.
 fn answer_before(export: &FailedStep) -> Option<&str> {
     let is_answer = |line: &&String| line.contains("unexpected status from");
-    let answer = export.tail.iter().rev().find(is_answer).filter(|_| export.name.starts_with("exporting "))?;
+    let answer = export
+        .tail
+        .iter()
+        .rev()
+        .find(is_answer)
+        .filter(|_| export.name.starts_with("exporting "))?;
     Some(answer.strip_prefix("error: ").unwrap_or(answer))
 }
 
@@ -70,7 +79,9 @@ fn last_words(remarks: &[&str]) -> Option<String> {
 fn message(words: &str, remarks: &[&str]) -> String {
     let is_place = |line: &&&str| {
         line.rsplit_once(':').is_some_and(|(file, number)| {
-            !file.contains(' ') && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+            !file.contains(' ')
+                && !number.is_empty()
+                && number.bytes().all(|byte| byte.is_ascii_digit())
         })
     };
     match remarks.iter().find(is_place) {
@@ -113,7 +124,8 @@ fn of_build(words: &str) -> Reason {
     if dockerfile.iter().any(|text| has(text)) {
         return Reason::DockerfileInvalid;
     }
-    if (has("failed to calculate checksum") || has("failed to compute cache key")) && has("not found")
+    if (has("failed to calculate checksum") || has("failed to compute cache key"))
+        && has("not found")
         || has("no such file or directory")
     {
         return Reason::FileNotFound;
@@ -140,14 +152,25 @@ fn of_daemon(words: &str) -> Option<Reason> {
 
 fn of_network(words: &str) -> Option<Reason> {
     let has = |text: &str| words.contains(text);
-    if ["no such host", "server misbehaving", "Temporary failure in name resolution", "Could not resolve host"]
-        .iter()
-        .any(|text| has(text))
+    if [
+        "no such host",
+        "server misbehaving",
+        "Temporary failure in name resolution",
+        "Could not resolve host",
+    ]
+    .iter()
+    .any(|text| has(text))
     {
         Some(Reason::NameResolution)
-    } else if ["x509:", "tls: ", "SSL certificate", "server gave HTTP response to HTTPS client", "certificate verif"]
-        .iter()
-        .any(|text| has(text))
+    } else if [
+        "x509:",
+        "tls: ",
+        "SSL certificate",
+        "server gave HTTP response to HTTPS client",
+        "certificate verif",
+    ]
+    .iter()
+    .any(|text| has(text))
     {
         Some(Reason::TlsFailure)
     } else {
@@ -215,7 +238,9 @@ fn of_registry(words: &str) -> Reason {
         Reason::RegistryUnavailable
     } else if is_push {
         Reason::PushRefused
-    } else if (has("failed to resolve source metadata") || has("could not fetch content descriptor")) && has("not found")
+    } else if (has("failed to resolve source metadata")
+        || has("could not fetch content descriptor"))
+        && has("not found")
         || has("manifest unknown")
     {
         Reason::BaseImageNotFound
@@ -275,7 +300,9 @@ fn of_source(words: &str) -> Reason {
         "early EOF",
         "Empty reply from server",
     ];
-    if matches!(http_status(words), Some(429 | 500..=599)) || unavailable.iter().any(|text| has(text)) {
+    if matches!(http_status(words), Some(429 | 500..=599))
+        || unavailable.iter().any(|text| has(text))
+    {
         return Reason::SourceUnavailable;
     }
     Reason::SourceInvalid
@@ -285,10 +312,15 @@ fn of_source(words: &str) -> Reason {
 /// `invalid response status 404`.
 fn http_status(words: &str) -> Option<u16> {
     let number = |text: &str| {
-        text.trim_start().get(..3).and_then(|digits| digits.parse::<u16>().ok()).filter(|status| (400..600).contains(status))
+        text.trim_start()
+            .get(..3)
+            .and_then(|digits| digits.parse::<u16>().ok())
+            .filter(|status| (400..600).contains(status))
     };
     if let Some((_, after)) = words.split_once("unexpected status") {
-        return after.match_indices(": ").find_map(|(at, separator)| number(&after[at + separator.len()..]));
+        return after
+            .match_indices(": ")
+            .find_map(|(at, separator)| number(&after[at + separator.len()..]));
     }
     words.split_once("invalid response status ").and_then(|(_, after)| number(after))
 }
@@ -298,16 +330,26 @@ mod tests {
     use super::{Activity, Evidence, FailedStep, Reason, diagnose};
 
     fn reason(activity: Activity, error: &str) -> Reason {
-        diagnose(&Evidence { step: None, remarks: &[&format!("error: failed to solve: {error}")], activity }).reason
+        diagnose(&Evidence {
+            step: None,
+            remarks: &[&format!("error: failed to solve: {error}")],
+            activity,
+        })
+        .reason
     }
 
     #[test]
     fn a_failing_step_has_its_name_exit_code_and_last_lines() {
         let error = "process \"/bin/busybox sh -c echo last words; exit 42\" did not complete successfully: exit code: 42";
-        let step =
-            FailedStep { name: "[2/2] RUN exit 42".to_owned(), error: error.to_owned(), tail: vec!["last words".to_owned()] };
-        let remarks = ["Dockerfile:3", "--------------------", &format!("error: failed to solve: {error}")];
-        let failure = diagnose(&Evidence { step: Some(&step), remarks: &remarks, activity: Activity::Build });
+        let step = FailedStep {
+            name: "[2/2] RUN exit 42".to_owned(),
+            error: error.to_owned(),
+            tail: vec!["last words".to_owned()],
+        };
+        let remarks =
+            ["Dockerfile:3", "--------------------", &format!("error: failed to solve: {error}")];
+        let failure =
+            diagnose(&Evidence { step: Some(&step), remarks: &remarks, activity: Activity::Build });
         assert_eq!((failure.reason, failure.exit_code), (Reason::StepFailed, Some(42)));
         assert_eq!(failure.step.as_deref(), Some("[2/2] RUN exit 42"));
         assert_eq!(failure.log_excerpt.as_deref(), Some("last words"));
@@ -317,8 +359,14 @@ mod tests {
     #[test]
     fn buildkits_words_have_names() {
         for (words, expected) in [
-            ("dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)", Reason::DockerfileInvalid),
-            ("dockerfile parse error on line 2: ARG requires at least one argument", Reason::DockerfileInvalid),
+            (
+                "dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)",
+                Reason::DockerfileInvalid,
+            ),
+            (
+                "dockerfile parse error on line 2: ARG requires at least one argument",
+                Reason::DockerfileInvalid,
+            ),
             ("the Dockerfile cannot be empty", Reason::DockerfileInvalid),
             ("target stage \"final\" could not be found", Reason::DockerfileInvalid),
             (
@@ -372,8 +420,14 @@ mod tests {
             ("failed to push r/x:y: something else", Reason::PushRefused),
             ("failed to push r/x:y: unsupported: the registry is read-only", Reason::PushRefused),
             ("failed to push r/x:y: unknown: the manifest is invalid", Reason::PushRefused),
-            ("failed to push r/x:y: unauthorized: authentication required", Reason::RegistryUnauthorized),
-            ("failed to push r/x:y: denied: requested access to the resource is denied", Reason::RegistryForbidden),
+            (
+                "failed to push r/x:y: unauthorized: authentication required",
+                Reason::RegistryUnauthorized,
+            ),
+            (
+                "failed to push r/x:y: denied: requested access to the resource is denied",
+                Reason::RegistryForbidden,
+            ),
             ("failed to push r/x:y: toomanyrequests: slow down", Reason::RegistryRateLimited),
             ("failed to push r/x:y: unavailable: come back later", Reason::RegistryUnavailable),
             (
@@ -392,7 +446,10 @@ mod tests {
                 "r/x: failed to resolve source metadata for r/x:latest: failed commit on ref \"config-sha256:99\": unexpected commit digest sha256:53, expected sha256:99: failed precondition",
                 Reason::RegistryContentMismatch,
             ),
-            ("r/x: tls: failed to verify certificate: x509: certificate signed by unknown authority", Reason::TlsFailure),
+            (
+                "r/x: tls: failed to verify certificate: x509: certificate signed by unknown authority",
+                Reason::TlsFailure,
+            ),
             ("write /var/lib/buildkit/x: no space left on device", Reason::StorageFull),
             ("Unavailable: error reading from server: EOF", Reason::DaemonDied),
             (
@@ -416,11 +473,20 @@ mod tests {
             "unknown: out of order",
         ];
         let error = "failed to push r/x:y: unknown: out of order".to_owned();
-        let step = FailedStep { name: "exporting to image".to_owned(), error, tail: tail.map(str::to_owned).to_vec() };
+        let step = FailedStep {
+            name: "exporting to image".to_owned(),
+            error,
+            tail: tail.map(str::to_owned).to_vec(),
+        };
         let remarks = ["error: failed to solve: failed to push r/x:y: unknown: out of order"];
-        let failure = diagnose(&Evidence { step: Some(&step), remarks: &remarks, activity: Activity::Build });
+        let failure =
+            diagnose(&Evidence { step: Some(&step), remarks: &remarks, activity: Activity::Build });
         assert_eq!(failure.reason, Reason::RegistryUnavailable);
-        assert!(failure.message.contains("out of order; before: ") && failure.message.contains("500"), "{}", failure.message);
+        assert!(
+            failure.message.contains("out of order; before: ") && failure.message.contains("500"),
+            "{}",
+            failure.message
+        );
         assert_eq!(failure.step, None);
     }
 
@@ -443,13 +509,22 @@ mod tests {
             ("invalid response status 401", Reason::SourceUnauthorized),
             ("invalid response status 429", Reason::SourceUnavailable),
             ("invalid response status 503", Reason::SourceUnavailable),
-            ("Get \"http://g/a\": dial tcp 10.0.0.1:80: connect: connection refused", Reason::SourceUnavailable),
+            (
+                "Get \"http://g/a\": dial tcp 10.0.0.1:80: connect: connection refused",
+                Reason::SourceUnavailable,
+            ),
             (
                 "failed to fetch remote http://g/x.git: fatal: unable to access 'http://g/x.git/': The requested URL returned error: 503",
                 Reason::SourceUnavailable,
             ),
-            ("failed to load cache key: repository does not contain ref no-such-branch, output: \"\"", Reason::SourceNotFound),
-            ("Get \"http://no-such.invalid/a\": dial tcp: lookup no-such.invalid: no such host", Reason::NameResolution),
+            (
+                "failed to load cache key: repository does not contain ref no-such-branch, output: \"\"",
+                Reason::SourceNotFound,
+            ),
+            (
+                "Get \"http://no-such.invalid/a\": dial tcp: lookup no-such.invalid: no such host",
+                Reason::NameResolution,
+            ),
         ] {
             assert_eq!(reason(Activity::FetchSource, words), expected, "{words}");
         }
@@ -462,7 +537,8 @@ mod tests {
             "fatal: repository 'http://g/x.git/' not found",
             ": exit status 128",
         ];
-        let failure = diagnose(&Evidence { step: None, remarks: &remarks, activity: Activity::FetchSource });
+        let failure =
+            diagnose(&Evidence { step: None, remarks: &remarks, activity: Activity::FetchSource });
         assert_eq!(failure.reason, Reason::SourceNotFound);
         assert_eq!(
             failure.message,
@@ -472,10 +548,18 @@ mod tests {
 
     #[test]
     fn a_push_that_is_refused_is_no_failure_of_a_step() {
-        let step = FailedStep { name: "exporting to image".to_owned(), error: "401".to_owned(), tail: Vec::new() };
+        let step = FailedStep {
+            name: "exporting to image".to_owned(),
+            error: "401".to_owned(),
+            tail: Vec::new(),
+        };
         let remarks = [
             "error: failed to solve: failed to push r/x:y: unexpected status from HEAD request to https://r/v2/: 401 Unauthorized",
         ];
-        assert_eq!(diagnose(&Evidence { step: Some(&step), remarks: &remarks, activity: Activity::Build }).step, None);
+        assert_eq!(
+            diagnose(&Evidence { step: Some(&step), remarks: &remarks, activity: Activity::Build })
+                .step,
+            None
+        );
     }
 }

@@ -58,7 +58,9 @@ impl Folder {
         let list = || {
             // Who may list a folder may not always look at what is in it.
             path.join(".").symlink_metadata()?;
-            fs::read_dir(&path)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>()
+            fs::read_dir(&path)?
+                .map(|entry| entry.map(|entry| entry.file_name()))
+                .collect::<io::Result<Vec<_>>>()
         };
         let (names, allowed) = allowing(&path, 0o500, list)?;
         Ok(Self { path, names, _allowed: allowed })
@@ -66,7 +68,11 @@ impl Folder {
 }
 
 /// What is read at a path. If its mode forbids that, the mode is widened until the second part of the answer is dropped.
-fn allowing<T>(path: &Path, mode: u32, read: impl Fn() -> io::Result<T>) -> io::Result<(T, Option<Allowed>)> {
+fn allowing<T>(
+    path: &Path,
+    mode: u32,
+    read: impl Fn() -> io::Result<T>,
+) -> io::Result<(T, Option<Allowed>)> {
     match read() {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let allowed = Allowed::widen(path, mode)?;
@@ -119,8 +125,19 @@ mod tests {
         for name in ["etc", "blind/inner", "listed", "shut"] {
             fs::create_dir_all(root.join(name)).unwrap();
         }
-        let files = [("etc/shadow", 0o000), ("etc/passwd", 0o644), ("blind/inner/file", 0o200), ("listed/file", 0o4711)];
-        let folders = [("blind/inner", 0o100), ("blind", 0o300), ("listed", 0o600), ("shut", 0o000), ("etc", 0o1755)];
+        let files = [
+            ("etc/shadow", 0o000),
+            ("etc/passwd", 0o644),
+            ("blind/inner/file", 0o200),
+            ("listed/file", 0o4711),
+        ];
+        let folders = [
+            ("blind/inner", 0o100),
+            ("blind", 0o300),
+            ("listed", 0o600),
+            ("shut", 0o000),
+            ("etc", 0o1755),
+        ];
         for (name, _) in files {
             fs::write(root.join(name), name).unwrap();
         }
@@ -138,7 +155,8 @@ mod tests {
             let mut found = BTreeMap::new();
             for entry in tar::Archive::new(bytes.as_slice()).entries().unwrap() {
                 let mut entry = entry.unwrap();
-                let (name, header) = (entry.path().unwrap().display().to_string(), entry.header().clone());
+                let (name, header) =
+                    (entry.path().unwrap().display().to_string(), entry.header().clone());
                 if header.entry_type().is_file() {
                     assert_eq!(io::read_to_string(&mut entry).unwrap(), name);
                 }
@@ -148,7 +166,8 @@ mod tests {
                 }
                 found.insert(name, header.mode().unwrap() & 0o7777);
             }
-            let expected: BTreeMap<_, _> = modes.clone().map(|(name, mode)| ((*name).to_owned(), *mode)).collect();
+            let expected: BTreeMap<_, _> =
+                modes.clone().map(|(name, mode)| ((*name).to_owned(), *mode)).collect();
             assert_eq!(found, expected, "and so a second time");
         }
         // For the folder to be taken away.

@@ -26,11 +26,21 @@ use crate::{
 const SECRET_LIMIT: u64 = 500 * 1024;
 
 /// Everything that the build is given, and the stage to build.
-pub fn read(instructions: &Instructions, root: &Path, work: &Path) -> Result<(Given, Option<String>), BuildFailure> {
+pub fn read(
+    instructions: &Instructions,
+    root: &Path,
+    work: &Path,
+) -> Result<(Given, Option<String>), BuildFailure> {
     let parameters = &instructions.parameters;
-    let mut given = Given { build_args: parameters.build_args.clone(), labels: parameters.labels.clone(), ..Given::default() };
+    let mut given = Given {
+        build_args: parameters.build_args.clone(),
+        labels: parameters.labels.clone(),
+        ..Given::default()
+    };
     if let Some(path) = &parameters.build_args_file {
-        given.build_args.extend(parse(root, "buildArgsFile", path, |text| parameters::build_args(path, text))?);
+        given
+            .build_args
+            .extend(parse(root, "buildArgsFile", path, |text| parameters::build_args(path, text))?);
     }
     if let Some(path) = &parameters.labels_file {
         given.labels.extend(parse(root, "labelsFile", path, parameters::lines)?);
@@ -64,8 +74,15 @@ pub fn read(instructions: &Instructions, root: &Path, work: &Path) -> Result<(Gi
     Ok((given, stage))
 }
 
-fn parse<T>(root: &Path, field: &str, path: &str, parse: impl FnOnce(&str) -> Result<T, InvalidFile>) -> Result<T, BuildFailure> {
-    let invalid = |words: String| BuildFailure::new(FailureReason::FileInvalid, format!("{field}: {path:?}: {words}"));
+fn parse<T>(
+    root: &Path,
+    field: &str,
+    path: &str,
+    parse: impl FnOnce(&str) -> Result<T, InvalidFile>,
+) -> Result<T, BuildFailure> {
+    let invalid = |words: String| {
+        BuildFailure::new(FailureReason::FileInvalid, format!("{field}: {path:?}: {words}"))
+    };
     let file = find_file(root, field, path)?;
     let text = read_text(&file).map_err(|error| invalid(error.to_string()))?;
     if text.len() > MOST_BYTES {
@@ -85,11 +102,18 @@ fn find(root: &Path, field: &str, path: &str) -> Result<PathBuf, BuildFailure> {
     let real = root.canonicalize().ok();
     real.as_deref().and_then(|root| below(root, Path::new(path))).ok_or_else(|| {
         if root.join(path).symlink_metadata().is_ok() {
-            let message = format!("{field}: {path:?} is a link that leads nowhere or out of the source");
+            let message =
+                format!("{field}: {path:?} is a link that leads nowhere or out of the source");
             return BuildFailure::new(FailureReason::FileNotFound, message);
         }
-        let folder = real.as_deref().and_then(|root| below(root, Path::new(path).parent()?)).unwrap_or_else(|| root.to_owned());
-        let message = format!("{field}: there is no {path:?} in the source; beside it are {}", listing(&folder));
+        let folder = real
+            .as_deref()
+            .and_then(|root| below(root, Path::new(path).parent()?))
+            .unwrap_or_else(|| root.to_owned());
+        let message = format!(
+            "{field}: there is no {path:?} in the source; beside it are {}",
+            listing(&folder)
+        );
         BuildFailure::new(FailureReason::FileNotFound, message)
     })
 }
@@ -99,14 +123,20 @@ fn find_file(root: &Path, field: &str, path: &str) -> Result<PathBuf, BuildFailu
     if found.is_file() {
         return Ok(found);
     }
-    Err(BuildFailure::new(FailureReason::FileInvalid, format!("{field}: {path:?} of the source is not a file")))
+    Err(BuildFailure::new(
+        FailureReason::FileInvalid,
+        format!("{field}: {path:?} of the source is not a file"),
+    ))
 }
 
 fn mounted(field: &str, key: &MountedKey) -> Result<PathBuf, BuildFailure> {
     if key.path.is_file() {
         return Ok(key.path.clone());
     }
-    let message = format!("{field}: there is no Secret {:?} with a key {:?} in this namespace", key.secret, key.key);
+    let message = format!(
+        "{field}: there is no Secret {:?} with a key {:?} in this namespace",
+        key.secret, key.key
+    );
     Err(BuildFailure::new(FailureReason::SecretMissing, message))
 }
 
@@ -115,12 +145,14 @@ fn check_size(id: &str, file: &Path) -> Result<(), BuildFailure> {
     if size <= SECRET_LIMIT {
         return Ok(());
     }
-    let message = format!("secrets: {id:?} has {size} bytes; BuildKit takes at most {SECRET_LIMIT}");
+    let message =
+        format!("secrets: {id:?} has {size} bytes; BuildKit takes at most {SECRET_LIMIT}");
     Err(BuildFailure::new(FailureReason::SecretInvalid, message))
 }
 
 const OPENSSH_KEY: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
-const HAS_PASSPHRASE: &str = "has a passphrase, which nobody can type here; ssh-keygen -p -N '' takes it away";
+const HAS_PASSPHRASE: &str =
+    "has a passphrase, which nobody can type here; ssh-keygen -p -N '' takes it away";
 
 /// Said here, where the Secret can be named; buildctl names only the mounted file.
 fn check_private_key(key: &MountedKey, file: &Path) -> Result<(), BuildFailure> {
@@ -155,10 +187,17 @@ fn is_encrypted(text: &str) -> Option<bool> {
 }
 
 /// The mounted authorities of registries, checked before anything is fetched with them.
-pub fn check_authorities(registries: &BTreeMap<String, RegistryInstructions>) -> Result<(), BuildFailure> {
-    for (host, ca) in registries.iter().filter_map(|(host, registry)| Some((host, registry.ca.as_ref()?))) {
+pub fn check_authorities(
+    registries: &BTreeMap<String, RegistryInstructions>,
+) -> Result<(), BuildFailure> {
+    for (host, ca) in
+        registries.iter().filter_map(|(host, registry)| Some((host, registry.ca.as_ref()?)))
+    {
         let invalid = |reason, words: &str| {
-            let message = format!("registries: {host}: {words} ConfigMap {:?} with a key {:?}", ca.config_map, ca.key);
+            let message = format!(
+                "registries: {host}: {words} ConfigMap {:?} with a key {:?}",
+                ca.config_map, ca.key
+            );
             Err(BuildFailure::new(reason, message))
         };
         match read_text(&ca.path) {
@@ -190,7 +229,13 @@ mod tests {
             ("args", None),
             ("./folder/../args", Some((FailureReason::FileNotFound, "leads"))),
             ("inside", None),
-            ("out", Some((FailureReason::FileNotFound, "\"out\" is a link that leads nowhere or out of the source"))),
+            (
+                "out",
+                Some((
+                    FailureReason::FileNotFound,
+                    "\"out\" is a link that leads nowhere or out of the source",
+                )),
+            ),
             (
                 "none",
                 Some((
@@ -198,14 +243,21 @@ mod tests {
                     "there is no \"none\" in the source; beside it are args, folder, inside, out",
                 )),
             ),
-            ("folder", Some((FailureReason::FileInvalid, "\"folder\" of the source is not a file"))),
+            (
+                "folder",
+                Some((FailureReason::FileInvalid, "\"folder\" of the source is not a file")),
+            ),
         ] {
             let found = find_file(root.path(), "buildArgsFile", path);
             match expected {
                 None => assert!(found.is_ok(), "{path}"),
                 Some((reason, words)) => {
                     let failure = found.unwrap_err();
-                    assert!(failure.reason == reason && failure.message.contains(words), "{path}: {}", failure.message);
+                    assert!(
+                        failure.reason == reason && failure.message.contains(words),
+                        "{path}: {}",
+                        failure.message
+                    );
                 }
             }
         }
@@ -214,14 +266,24 @@ mod tests {
     #[test]
     fn a_key_that_cannot_be_used_is_named_with_its_secret() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let key = MountedKey { secret: "deploy".to_owned(), key: "id".to_owned(), path: file.path().to_owned() };
+        let key = MountedKey {
+            secret: "deploy".to_owned(),
+            key: "id".to_owned(),
+            path: file.path().to_owned(),
+        };
         for (text, words) in [
             ("hello", Some("is no private key")),
             ("-----BEGIN RSA PRIVATE KEY-----\nx\n-----END RSA PRIVATE KEY-----\n", None),
             ("-----BEGIN ENCRYPTED PRIVATE KEY-----\nx\n", Some("has a passphrase")),
-            ("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n", Some("is damaged")),
+            (
+                "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n",
+                Some("is damaged"),
+            ),
             // "openssh-key-v1", and the name of a cipher: "none", "aes2…".
-            ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n-----END OPENSSH PRIVATE KEY-----\n", None),
+            (
+                "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n-----END OPENSSH PRIVATE KEY-----\n",
+                None,
+            ),
             (
                 "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHI=\n-----END OPENSSH PRIVATE KEY-----\n",
                 Some("has a passphrase"),
@@ -233,7 +295,11 @@ mod tests {
                 None => assert_eq!(checked, Ok(()), "{text}"),
                 Some(words) => {
                     let message = checked.unwrap_err();
-                    assert!(message.starts_with(&format!("ssh: key \"id\" of Secret \"deploy\" {words}")), "{message}");
+                    assert!(
+                        message
+                            .starts_with(&format!("ssh: key \"id\" of Secret \"deploy\" {words}")),
+                        "{message}"
+                    );
                 }
             }
         }

@@ -33,17 +33,27 @@ struct SavedImage {
 
 /// Makes the OCI layout of an image argument in a folder that does not exist yet. `found` is a docker tar, an OCI tar or the
 /// folder of an OCI layout; `shown` is its path as the user wrote it.
-pub fn prepare(argument: &str, shown: &str, found: &Path, layout: &Path) -> Result<GivenImage, BuildFailure> {
-    let made = fs::create_dir_all(layout.join(BLOBS))
-        .and_then(|()| if found.is_dir() { from_folder(found, layout) } else { from_tar(found, layout) });
+pub fn prepare(
+    argument: &str,
+    shown: &str,
+    found: &Path,
+    layout: &Path,
+) -> Result<GivenImage, BuildFailure> {
+    let made = fs::create_dir_all(layout.join(BLOBS)).and_then(|()| {
+        if found.is_dir() { from_folder(found, layout) } else { from_tar(found, layout) }
+    });
     match made {
-        Ok(digest) => Ok(GivenImage { argument: argument.to_owned(), layout: layout.to_owned(), digest }),
+        Ok(digest) => {
+            Ok(GivenImage { argument: argument.to_owned(), layout: layout.to_owned(), digest })
+        }
         Err(error) => {
             let reason = match super::output::storage_reason(&error) {
                 FailureReason::StorageFull => FailureReason::StorageFull,
                 _ => FailureReason::FileInvalid,
             };
-            let message = format!("imageArgs.{argument}: {shown:?} is no image (docker tar, OCI tar or OCI layout): {error}");
+            let message = format!(
+                "imageArgs.{argument}: {shown:?} is no image (docker tar, OCI tar or OCI layout): {error}"
+            );
             Err(BuildFailure::new(reason, message))
         }
     }
@@ -63,9 +73,12 @@ fn from_folder(folder: &Path, layout: &Path) -> io::Result<Digest> {
             return Err(io::Error::other(format!("it has more than {BLOBS_LIMIT} blobs")));
         }
         let name = entry?.file_name();
-        let is_digest = name.to_str().is_some_and(|name| Digest::try_from(format!("sha256:{name}")).is_ok());
+        let is_digest =
+            name.to_str().is_some_and(|name| Digest::try_from(format!("sha256:{name}")).is_ok());
         // A link out of the source is not an image's blob.
-        let Some(real) = below(folder, &Path::new(BLOBS).join(&name)).filter(|real| is_digest && real.is_file()) else {
+        let Some(real) =
+            below(folder, &Path::new(BLOBS).join(&name)).filter(|real| is_digest && real.is_file())
+        else {
             continue;
         };
         symlink(real, layout.join(BLOBS).join(&name))?;
@@ -110,7 +123,9 @@ fn from_tar(file: &Path, layout: &Path) -> io::Result<Digest> {
 /// The one manifest of an index, or the index itself as a blob: then BuildKit picks by platform.
 fn root(index: &[u8], layout: &Path) -> io::Result<Digest> {
     let manifests = serde_json::from_slice::<Index>(index)?.manifests;
-    let Some(first) = manifests.first() else { return Err(io::Error::other("its index.json lists no manifest")) };
+    let Some(first) = manifests.first() else {
+        return Err(io::Error::other("its index.json lists no manifest"));
+    };
     let digest = if manifests.iter().all(|manifest| manifest.digest == first.digest) {
         first.digest.clone()
     } else {
@@ -165,8 +180,7 @@ mod tests {
     #[test]
     fn what_docker_saves_becomes_a_layout_with_layers_as_they_are_stored() {
         let folder = tempfile::tempdir().unwrap();
-        let saved =
-            json!([{ "Config": "abc.json", "RepoTags": null, "Layers": ["one/layer.tar", "two.tar.gz", "three/layer.tar"] }]);
+        let saved = json!([{ "Config": "abc.json", "RepoTags": null, "Layers": ["one/layer.tar", "two.tar.gz", "three/layer.tar"] }]);
         let file = tar(
             folder.path(),
             &[
@@ -180,14 +194,21 @@ mod tests {
         let layout = folder.path().join("layout");
         let image = prepare("base", "image.tar", &file, &layout).unwrap();
         let manifest = manifest(&layout, &image.digest);
-        let types: Vec<_> =
-            manifest["layers"].as_array().unwrap().iter().map(|layer| layer["mediaType"].as_str().unwrap()).collect();
+        let types: Vec<_> = manifest["layers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|layer| layer["mediaType"].as_str().unwrap())
+            .collect();
         let plain = "application/vnd.oci.image.layer.v1.tar";
         assert_eq!(types, [plain, "application/vnd.oci.image.layer.v1.tar+gzip", plain]);
         assert_eq!(manifest["layers"][0]["digest"], manifest["layers"][2]["digest"]);
         for part in manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]) {
             let digest = Digest::try_from(part["digest"].as_str().unwrap().to_owned()).unwrap();
-            assert_eq!(fs::metadata(layout.join(blob(&digest))).unwrap().len(), part["size"].as_u64().unwrap());
+            assert_eq!(
+                fs::metadata(layout.join(blob(&digest))).unwrap().len(),
+                part["size"].as_u64().unwrap()
+            );
         }
     }
 
@@ -206,7 +227,10 @@ mod tests {
         fs::write(source.join("index.json"), &one).unwrap();
         let image = prepare("base", "source", &source, &root.join("one")).unwrap();
         assert_eq!(image.digest, first);
-        assert!(!root.join("one/blobs/sha256").join("0".repeat(64)).exists(), "a link out of the source is left out");
+        assert!(
+            !root.join("one/blobs/sha256").join("0".repeat(64)).exists(),
+            "a link out of the source is left out"
+        );
 
         let two = json!({ "manifests": [{ "digest": first }, { "digest": second }] }).to_string();
         fs::write(source.join("index.json"), &two).unwrap();
@@ -219,8 +243,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("empty")).unwrap();
         fs::write(folder.path().join("text"), "hello").unwrap();
-        let two =
-            tar(folder.path(), &[("manifest.json", b"[{\"Config\":\"a\",\"Layers\":[]},{\"Config\":\"a\",\"Layers\":[]}]")], &[]);
+        let two = tar(
+            folder.path(),
+            &[(
+                "manifest.json",
+                b"[{\"Config\":\"a\",\"Layers\":[]},{\"Config\":\"a\",\"Layers\":[]}]",
+            )],
+            &[],
+        );
         for (number, (found, words)) in [
             (folder.path().join("empty"), "the folder has no index.json"),
             (folder.path().join("text"), "is no image"),
@@ -229,9 +259,15 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            let failure = prepare("base", "x", &found, &folder.path().join(format!("layout-{number}"))).unwrap_err();
+            let failure =
+                prepare("base", "x", &found, &folder.path().join(format!("layout-{number}")))
+                    .unwrap_err();
             assert_eq!(failure.reason, FailureReason::FileInvalid);
-            assert!(failure.message.contains(words) && failure.message.contains("imageArgs.base"), "{}", failure.message);
+            assert!(
+                failure.message.contains(words) && failure.message.contains("imageArgs.base"),
+                "{}",
+                failure.message
+            );
         }
     }
 }

@@ -51,18 +51,23 @@ impl ImageTar {
                 EntryType::Symlink | EntryType::Link => {
                     let Some(target) = entry.link_name()? else { continue };
                     let is_symlink = entry.header().entry_type() == EntryType::Symlink;
-                    let folder = Path::new(&name).parent().filter(|_| is_symlink).unwrap_or(Path::new(""));
+                    let folder =
+                        Path::new(&name).parent().filter(|_| is_symlink).unwrap_or(Path::new(""));
                     let Some(target) = resolved(folder, &target) else { continue };
                     Member::Link(target)
                 }
                 _ => continue,
             };
             if name.len() > NAME_LIMIT {
-                return Err(io::Error::other(format!("the archive has a member whose name is longer than {NAME_LIMIT} bytes")));
+                return Err(io::Error::other(format!(
+                    "the archive has a member whose name is longer than {NAME_LIMIT} bytes"
+                )));
             }
             members.insert(name, member);
             if members.len() > MEMBERS_LIMIT {
-                return Err(io::Error::other(format!("the archive has more than {MEMBERS_LIMIT} members")));
+                return Err(io::Error::other(format!(
+                    "the archive has more than {MEMBERS_LIMIT} members"
+                )));
             }
         }
         Ok(Self { file, members })
@@ -75,7 +80,8 @@ impl ImageTar {
 
     /// A member's content as a stream.
     pub fn reader(&mut self, name: &str) -> io::Result<impl Read + '_> {
-        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("the archive has no {name}"));
+        let missing =
+            || io::Error::new(io::ErrorKind::NotFound, format!("the archive has no {name}"));
         let member = match self.members.get(name).ok_or_else(missing)? {
             Member::Link(target) => self.members.get(target).ok_or_else(missing)?,
             file @ Member::File { .. } => file,
@@ -90,7 +96,9 @@ impl ImageTar {
         let mut content = Vec::new();
         self.reader(name)?.take(DOCUMENT_LIMIT + 1).read_to_end(&mut content)?;
         if content.len() as u64 > DOCUMENT_LIMIT {
-            return Err(io::Error::other(format!("{name} of the archive is larger than {DOCUMENT_LIMIT} bytes")));
+            return Err(io::Error::other(format!(
+                "{name} of the archive is larger than {DOCUMENT_LIMIT} bytes"
+            )));
         }
         Ok(content)
     }
@@ -131,7 +139,11 @@ mod tests {
             ("a", "../../etc/passwd", None),
             ("a", "/etc/passwd", None),
         ] {
-            assert_eq!(resolved(Path::new(folder), Path::new(path)).as_deref(), expected, "{folder} {path}");
+            assert_eq!(
+                resolved(Path::new(folder), Path::new(path)).as_deref(),
+                expected,
+                "{folder} {path}"
+            );
         }
     }
 }

@@ -64,13 +64,21 @@ pub fn image(pinned: &str) -> Vec<u8> {
 }
 
 fn source(identifier: String, attributes: &[(&str, &str)], name: &str) -> Vec<u8> {
-    let attributes = attributes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let fetch = Operation { inputs: Vec::new(), source: Some(SourceOperation { identifier, attributes }) }.encode_to_vec();
+    let attributes =
+        attributes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let fetch =
+        Operation { inputs: Vec::new(), source: Some(SourceOperation { identifier, attributes }) }
+            .encode_to_vec();
     let digest = format!("sha256:{}", hex::encode(Sha256::digest(&fetch)));
-    let result = Operation { inputs: vec![Input { digest: digest.clone(), index: 0 }], source: None }.encode_to_vec();
+    let result =
+        Operation { inputs: vec![Input { digest: digest.clone(), index: 0 }], source: None }
+            .encode_to_vec();
     let description = HashMap::from([("llb.customname".to_owned(), name.to_owned())]);
-    Definition { operations: vec![fetch, result], metadata: HashMap::from([(digest, OperationMetadata { description })]) }
-        .encode_to_vec()
+    Definition {
+        operations: vec![fetch, result],
+        metadata: HashMap::from([(digest, OperationMetadata { description })]),
+    }
+    .encode_to_vec()
 }
 
 #[cfg(test)]
@@ -81,8 +89,11 @@ mod tests {
 
     #[test]
     fn a_git_source_is_named_as_buildkits_own_client_names_it() {
-        let definition = Definition::decode(git("https://example.com/team/app.git", Some("v1")).as_slice()).unwrap();
-        let source = Operation::decode(definition.operations[0].as_slice()).unwrap().source.unwrap();
+        let definition =
+            Definition::decode(git("https://example.com/team/app.git", Some("v1")).as_slice())
+                .unwrap();
+        let source =
+            Operation::decode(definition.operations[0].as_slice()).unwrap().source.unwrap();
         assert_eq!(source.identifier, "git://example.com/team/app.git#v1");
         assert_eq!(source.attributes["git.fullurl"], "https://example.com/team/app.git");
         let result = Operation::decode(definition.operations[1].as_slice()).unwrap();
@@ -92,7 +103,8 @@ mod tests {
     fn an_image_source_is_named_as_buildkits_own_client_names_it() {
         let pinned = format!("docker.io/library/busybox@sha256:{}", "0a".repeat(32));
         let definition = Definition::decode(image(&pinned).as_slice()).unwrap();
-        let source = Operation::decode(definition.operations[0].as_slice()).unwrap().source.unwrap();
+        let source =
+            Operation::decode(definition.operations[0].as_slice()).unwrap().source.unwrap();
         assert_eq!(source.identifier, format!("docker-image://{pinned}"));
         assert!(source.attributes.is_empty());
         let result = Operation::decode(definition.operations[1].as_slice()).unwrap();

@@ -24,27 +24,50 @@ pub struct Located {
 
 /// Finds both. A Dockerfile that is named is looked for below the source's root first, then below the context: that
 /// satisfies the task's documentation, its own example and what the task really does.
-pub fn locate(root: &Path, context: &str, dockerfile: Option<&str>) -> Result<Located, BuildFailure> {
+pub fn locate(
+    root: &Path,
+    context: &str,
+    dockerfile: Option<&str>,
+) -> Result<Located, BuildFailure> {
     let real_root = root.canonicalize().map_err(|error| {
-        BuildFailure::new(FailureReason::SourceNotFound, format!("the source's root does not exist in its volume: {error}"))
+        BuildFailure::new(
+            FailureReason::SourceNotFound,
+            format!("the source's root does not exist in its volume: {error}"),
+        )
     })?;
-    let context_path = below(&real_root, Path::new(context)).filter(|path| path.is_dir()).ok_or_else(|| {
-        let message = format!("context {context:?} is not a folder of the source; the source holds {}", listing(&real_root));
-        BuildFailure::new(FailureReason::ContextMissing, message)
-    })?;
+    let context_path =
+        below(&real_root, Path::new(context)).filter(|path| path.is_dir()).ok_or_else(|| {
+            let message = format!(
+                "context {context:?} is not a folder of the source; the source holds {}",
+                listing(&real_root)
+            );
+            BuildFailure::new(FailureReason::ContextMissing, message)
+        })?;
     let candidates = match dockerfile {
         None => vec![(context_path.clone(), "Dockerfile")],
         Some(path) => vec![(real_root.clone(), path), (context_path.clone(), path)],
     };
-    let is_file = |(base, path): &(PathBuf, &str)| below_root(&real_root, base, Path::new(path)).filter(|path| path.is_file());
+    let is_file = |(base, path): &(PathBuf, &str)| {
+        below_root(&real_root, base, Path::new(path)).filter(|path| path.is_file())
+    };
     let Some(file) = candidates.iter().find_map(is_file) else {
-        let mut tried = candidates.iter().map(|(base, path)| shown(&real_root, &base.join(path))).collect::<Vec<_>>();
+        let mut tried = candidates
+            .iter()
+            .map(|(base, path)| shown(&real_root, &base.join(path)))
+            .collect::<Vec<_>>();
         tried.dedup();
-        let message = format!("no Dockerfile at {}; the context holds {}", tried.join(" nor at "), listing(&context_path));
+        let message = format!(
+            "no Dockerfile at {}; the context holds {}",
+            tried.join(" nor at "),
+            listing(&context_path)
+        );
         return Err(BuildFailure::new(FailureReason::DockerfileMissing, message));
     };
     let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
-        return Err(BuildFailure::new(FailureReason::DockerfileMissing, "the Dockerfile has no name".to_owned()));
+        return Err(BuildFailure::new(
+            FailureReason::DockerfileMissing,
+            "the Dockerfile has no name".to_owned(),
+        ));
     };
     Ok(Located {
         dockerfile_directory: directory.to_owned(),
@@ -59,7 +82,9 @@ pub fn below(root: &Path, path: &Path) -> Option<PathBuf> {
 }
 
 fn below_root(root: &Path, base: &Path, path: &Path) -> Option<PathBuf> {
-    let is_plain = path.components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir));
+    let is_plain = path
+        .components()
+        .all(|component| matches!(component, Component::Normal(_) | Component::CurDir));
     let real = base.join(path).canonicalize().ok()?;
     (is_plain && real.starts_with(root)).then_some(real)
 }
@@ -71,7 +96,10 @@ fn shown(root: &Path, path: &Path) -> String {
 /// Names in a folder, for a message.
 pub fn listing(directory: &Path) -> String {
     let names = || -> io::Result<Vec<String>> {
-        fs::read_dir(directory)?.take(1000).map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        fs::read_dir(directory)?
+            .take(1000)
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
     };
     let Ok(mut names) = names() else { return "what cannot be read".to_owned() };
     names.sort();
@@ -96,7 +124,9 @@ mod tests {
         for folder in ["source-code/docker", "build"] {
             fs::create_dir_all(root.path().join(folder)).unwrap();
         }
-        for file in ["source-code/Dockerfile", "source-code/docker/Dockerfile", "build/Dockerfile.app"] {
+        for file in
+            ["source-code/Dockerfile", "source-code/docker/Dockerfile", "build/Dockerfile.app"]
+        {
             fs::write(root.path().join(file), "FROM scratch").unwrap();
         }
         symlink("/etc", root.path().join("outside")).unwrap();
@@ -119,7 +149,11 @@ mod tests {
             let located = locate(root.path(), context, dockerfile).unwrap();
             let real_root = root.path().canonicalize().unwrap();
             assert_eq!(located.context, real_root.join("source-code"), "{context} {dockerfile:?}");
-            assert_eq!(located.dockerfile_directory, real_root.join(directory), "{context} {dockerfile:?}");
+            assert_eq!(
+                located.dockerfile_directory,
+                real_root.join(directory),
+                "{context} {dockerfile:?}"
+            );
             assert_eq!(located.dockerfile_name, name);
         }
     }
@@ -143,9 +177,19 @@ mod tests {
                 FailureReason::DockerfileMissing,
                 "no Dockerfile at \"build/Dockerfile\"; the context holds Dockerfile.app",
             ),
-            ("source-code", Some("x/y"), FailureReason::DockerfileMissing, "no Dockerfile at \"x/y\" nor at \"source-code/x/y\""),
+            (
+                "source-code",
+                Some("x/y"),
+                FailureReason::DockerfileMissing,
+                "no Dockerfile at \"x/y\" nor at \"source-code/x/y\"",
+            ),
             ("source-code", Some("stolen"), FailureReason::DockerfileMissing, "stolen"),
-            ("source-code", Some("outside/hostname"), FailureReason::DockerfileMissing, "outside/hostname"),
+            (
+                "source-code",
+                Some("outside/hostname"),
+                FailureReason::DockerfileMissing,
+                "outside/hostname",
+            ),
             ("source-code", Some("docker"), FailureReason::DockerfileMissing, "docker"),
         ] {
             let failure = locate(root.path(), context, dockerfile).unwrap_err();

@@ -75,8 +75,13 @@ mod tests {
 
     #[test]
     fn the_end_of_a_long_log_is_kept() {
-        let long = result("words", "RUN x", &format!("{}the very end", "x".repeat(9000)), Vec::new());
-        let Outcome::Failed(failure) = serde_json::from_str::<BuildResult>(&fit(&long)).unwrap().outcome else { panic!() };
+        let long =
+            result("words", "RUN x", &format!("{}the very end", "x".repeat(9000)), Vec::new());
+        let Outcome::Failed(failure) =
+            serde_json::from_str::<BuildResult>(&fit(&long)).unwrap().outcome
+        else {
+            panic!()
+        };
         assert!(failure.log_excerpt.unwrap().ends_with("the very end"));
         assert_eq!(failure.message, "words");
     }

@@ -93,13 +93,16 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match (arguments.file, arguments.instructions) {
         (Some(file), _) => local::run(&file, arguments.source, &arguments.output).await,
         (None, Some(instructions)) => in_pod(&instructions, &arguments.message).await,
-        (None, None) => anyhow::bail!("name the manifest of an OciBuild: ocibuild run -f build.yaml"),
+        (None, None) => {
+            anyhow::bail!("name the manifest of an OciBuild: ocibuild run -f build.yaml")
+        }
     }
 }
 
 async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
     let started_at = now();
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read the instructions {}", file.display()))?;
+    let text = fs::read_to_string(file)
+        .with_context(|| format!("cannot read the instructions {}", file.display()))?;
     // A client says by itself how the build ended.
     let mut has_client = false;
     let (result, output) = match serde_json::from_str::<Instructions>(&text) {
@@ -113,25 +116,30 @@ async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
             let tracker = SharedTracker::default();
             tokio::spawn(progress_server::serve(tracker.clone()));
             let transfer = transfer(&instructions, &surroundings.work).await?;
-            let run = Run::new(&instructions, &surroundings, tracker, stop.clone()).with_transfer(transfer.clone());
+            let run = Run::new(&instructions, &surroundings, tracker, stop.clone())
+                .with_transfer(transfer.clone());
             let mut result = run.build(started_at).await;
             let patience = instructions.output.as_ref().and_then(|output| output.download_seconds);
             has_client = patience.is_some();
-            if let (Some(transfer), Some(patience), Outcome::Succeeded(_)) = (transfer, patience, &result.outcome)
-                && let Err(failure) = transfer.offer(&result, Duration::from_secs(patience), &mut stop).await
+            if let (Some(transfer), Some(patience), Outcome::Succeeded(_)) =
+                (transfer, patience, &result.outcome)
+                && let Err(failure) =
+                    transfer.offer(&result, Duration::from_secs(patience), &mut stop).await
             {
                 result.outcome = Outcome::Failed(failure);
             }
             (result, instructions.output.map(|output| output.root))
         }
         Err(error) => {
-            let words =
-                format!("the runner does not understand its instructions: {error}; are operator and runner of one version?");
+            let words = format!(
+                "the runner does not understand its instructions: {error}; are operator and runner of one version?"
+            );
             (BuildResult::failed(BuildFailure::new(FailureReason::Internal, words)), None)
         }
     };
     // Before anything is printed: a log that nobody reads any more must not cost the result.
-    fs::write(message, message::fit(&result)).with_context(|| format!("cannot write the result to {}", message.display()))?;
+    fs::write(message, message::fit(&result))
+        .with_context(|| format!("cannot write the result to {}", message.display()))?;
     if !has_client {
         let _ = write!(io::stdout(), "{}", report::report(&result, output.as_deref()));
     }
@@ -141,17 +149,27 @@ async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
 /// For builds that have a client.
 async fn transfer(instructions: &Instructions, work: &Path) -> anyhow::Result<Option<Transfer>> {
     let download = instructions.output.as_ref().filter(|output| output.download_seconds.is_some());
-    let source = (instructions.source == SourceInstructions::Upload {}).then(|| work.join(layout::SOURCE));
+    let source =
+        (instructions.source == SourceInstructions::Upload {}).then(|| work.join(layout::SOURCE));
     if download.is_none() && source.is_none() {
         return Ok(None);
     }
     let output = download.map_or_else(|| work.join("output"), |output| output.root.clone());
-    let transfer = Transfer::serve(source.as_deref(), &output, instructions.transfer_token.clone()).await;
-    Ok(Some(transfer.with_context(|| format!("cannot listen on port {} of the pod", layout::TRANSFER_PORT))?))
+    let transfer =
+        Transfer::serve(source.as_deref(), &output, instructions.transfer_token.clone()).await;
+    Ok(Some(
+        transfer.with_context(|| {
+            format!("cannot listen on port {} of the pod", layout::TRANSFER_PORT)
+        })?,
+    ))
 }
 
 fn exit_code(result: &BuildResult) -> ExitCode {
-    if matches!(result.outcome, Outcome::Succeeded(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if matches!(result.outcome, Outcome::Succeeded(_)) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Milliseconds since 1970.

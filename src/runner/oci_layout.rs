@@ -75,8 +75,17 @@ struct RunConfig {
 impl ImageConfig {
     /// `linux/arm64`, `linux/arm/v7`.
     fn platform(&self) -> Option<String> {
-        let variant = self.variant.as_ref().filter(|variant| !variant.is_empty()).map(|variant| format!("/{variant}"));
-        Some(format!("{}/{}{}", self.os.as_ref()?, self.architecture.as_ref()?, variant.unwrap_or_default()))
+        let variant = self
+            .variant
+            .as_ref()
+            .filter(|variant| !variant.is_empty())
+            .map(|variant| format!("/{variant}"));
+        Some(format!(
+            "{}/{}{}",
+            self.os.as_ref()?,
+            self.architecture.as_ref()?,
+            variant.unwrap_or_default()
+        ))
     }
 
     /// The task's `metadata.json`: environment and user, with a newline as the peer writes it.
@@ -109,7 +118,10 @@ pub struct Contents {
 /// Reads what a tar says about its images. Statements about them are left out.
 pub fn contents(tar: &mut ImageTar) -> io::Result<Contents> {
     let index: Index = serde_json::from_slice(&tar.document("index.json")?)?;
-    let mut contents = Contents { digest: index.manifests.first().map(|first| first.digest.clone()), ..Contents::default() };
+    let mut contents = Contents {
+        digest: index.manifests.first().map(|first| first.digest.clone()),
+        ..Contents::default()
+    };
     let mut seen = BTreeSet::new();
     let mut configs = Vec::new();
     let mut open: Vec<Descriptor> = index.manifests;
@@ -118,9 +130,13 @@ pub fn contents(tar: &mut ImageTar) -> io::Result<Contents> {
     while let Some(descriptor) = open.pop() {
         visited += 1;
         if visited > MANIFESTS_LIMIT {
-            return Err(io::Error::other(format!("the image has more than {MANIFESTS_LIMIT} manifests")));
+            return Err(io::Error::other(format!(
+                "the image has more than {MANIFESTS_LIMIT} manifests"
+            )));
         }
-        if descriptor.annotations.contains_key(REFERENCE_TYPE) || !seen.insert(descriptor.digest.clone()) {
+        if descriptor.annotations.contains_key(REFERENCE_TYPE)
+            || !seen.insert(descriptor.digest.clone())
+        {
             continue;
         }
         let document = tar.document(&blob(&descriptor.digest))?;
@@ -135,7 +151,8 @@ pub fn contents(tar: &mut ImageTar) -> io::Result<Contents> {
                 contents.size = contents.size.saturating_add(part.size.max(0));
             }
         }
-        let config: ImageConfig = serde_json::from_slice(&tar.document(&blob(&manifest.config.digest))?)?;
+        let config: ImageConfig =
+            serde_json::from_slice(&tar.document(&blob(&manifest.config.digest))?)?;
         contents.platforms.extend(config.platform());
         configs.push((manifest.config.digest, config));
     }
@@ -158,13 +175,20 @@ pub fn unpack(tar: &mut ImageTar, folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder.join("blobs/sha256"))?;
     fs::write(folder.join("oci-layout"), tar.document("oci-layout")?)?;
     fs::write(folder.join("index.json"), tar.document("index.json")?)?;
-    let digests: Vec<Digest> =
-        tar.names().filter_map(|name| Digest::try_from(format!("sha256:{}", name.strip_prefix("blobs/sha256/")?)).ok()).collect();
+    let digests: Vec<Digest> = tar
+        .names()
+        .filter_map(|name| {
+            Digest::try_from(format!("sha256:{}", name.strip_prefix("blobs/sha256/")?)).ok()
+        })
+        .collect();
     for digest in digests {
         let name = blob(&digest);
         let found = copy(&mut tar.reader(&name)?, &folder.join(&name))?;
         if found.0 != digest {
-            return Err(io::Error::other(format!("{name} of the archive has the digest {}", found.0)));
+            return Err(io::Error::other(format!(
+                "{name} of the archive has the digest {}",
+                found.0
+            )));
         }
     }
     Ok(())

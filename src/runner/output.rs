@@ -45,7 +45,12 @@ pub struct Staging {
 impl Staging {
     /// Makes both folders. The name of the build keeps its unfinished files apart from those of others. What is in the place
     /// of a folder that will be written, and that no build has made, is somebody's: then nothing is built.
-    pub fn create(output: &OutputInstructions, build: &str, image: &ImageForm, stages: &[String]) -> Result<Self, BuildFailure> {
+    pub fn create(
+        output: &OutputInstructions,
+        build: &str,
+        image: &ImageForm,
+        stages: &[String],
+    ) -> Result<Self, BuildFailure> {
         let failed = |error: io::Error| {
             let message = format!("the output folder {:?} cannot be written: {error}", output.path);
             let reason = match error.kind() {
@@ -61,7 +66,10 @@ impl Staging {
         };
         let folder = make_folder(&output.root, &output.path).map_err(failed)?;
         if let Some(obstacle) = obstacle(&folder, image, stages) {
-            let message = format!("the output folder {:?} {obstacle}; choose another output path or move it away", output.path);
+            let message = format!(
+                "the output folder {:?} {obstacle}; choose another output path or move it away",
+                output.path
+            );
             return Err(BuildFailure::new(FailureReason::OutputInvalid, message));
         }
         let partial = folder.join(format!(".ocibuild-partial-{}", build.replace('/', "-")));
@@ -108,7 +116,10 @@ impl Staging {
                 // Away from the place first: a folder cannot be renamed over one that has files.
                 move_folder(&self.folder.join(name), &self.partial.join(format!("old-{name}")))?;
                 if name == ROOTFS {
-                    fs::rename(self.folder.join(METADATA), self.partial.join(format!("old-{METADATA}")))?;
+                    fs::rename(
+                        self.folder.join(METADATA),
+                        self.partial.join(format!("old-{METADATA}")),
+                    )?;
                 }
             }
         }
@@ -154,11 +165,16 @@ fn obstacle(folder: &Path, image: &ImageForm, stages: &[String]) -> Option<Strin
         }
     }
     let user = rustix::process::geteuid();
-    for (name, is_wanted) in [(LAYOUT, image.format == OutputFormat::Oci), (ROOTFS, image.unpack_rootfs)] {
+    for (name, is_wanted) in
+        [(LAYOUT, image.format == OutputFormat::Oci), (ROOTFS, image.unpack_rootfs)]
+    {
         let Some(found) = metadata(&folder.join(name)) else { continue };
         match is_of_a_build(folder, name) {
             true if found.uid() != user.as_raw() && !user.is_root() => {
-                return Some(format!("holds {name:?} of another user, which user {} cannot replace", user.as_raw()));
+                return Some(format!(
+                    "holds {name:?} of another user, which user {} cannot replace",
+                    user.as_raw()
+                ));
             }
             false if is_wanted => return Some(format!("holds {name:?}, which no build has made")),
             _ => {}
@@ -168,7 +184,9 @@ fn obstacle(folder: &Path, image: &ImageForm, stages: &[String]) -> Option<Strin
     if !stages.is_empty() && metadata(&targets).is_some_and(|found| !found.is_dir()) {
         return Some(format!("holds {TARGETS:?}, which is no folder"));
     }
-    let in_the_way = |stage: &&String| metadata(&targets.join(stage)).is_some() && !is_target(&targets.join(stage));
+    let in_the_way = |stage: &&String| {
+        metadata(&targets.join(stage)).is_some() && !is_target(&targets.join(stage))
+    };
     let found = stages.iter().find(in_the_way)?;
     Some(format!("holds {:?}, which no build has made", format!("{TARGETS}/{found}")))
 }
@@ -183,11 +201,17 @@ fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
 /// Whether a folder was made by a build: an OCI layout says so itself, `rootfs` by the file that is written with it.
 pub fn is_of_a_build(folder: &Path, name: &str) -> bool {
     let is_folder = folder.join(name).symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-    is_folder && if name == LAYOUT { folder.join(name).join("oci-layout").is_file() } else { folder.join(METADATA).is_file() }
+    is_folder
+        && if name == LAYOUT {
+            folder.join(name).join("oci-layout").is_file()
+        } else {
+            folder.join(METADATA).is_file()
+        }
 }
 
 fn is_target(folder: &Path) -> bool {
-    folder.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) && folder.join(DIGEST).is_file()
+    folder.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+        && folder.join(DIGEST).is_file()
 }
 
 /// Removes a folder with all that is in it, folders among it that may not be written to: those of an image can be.
@@ -285,7 +309,9 @@ fn create_new(path: &Path) -> io::Result<File> {
 
 /// Makes the folder below the volume's root; a link on the volume must not lead out of it.
 fn make_folder(root: &Path, path: &str) -> io::Result<PathBuf> {
-    let leads_out = |what| io::Error::new(io::ErrorKind::InvalidInput, format!("{what} leads out of the volume"));
+    let leads_out = |what| {
+        io::Error::new(io::ErrorKind::InvalidInput, format!("{what} leads out of the volume"))
+    };
     let root = root.canonicalize()?;
     let mut folder = root.clone();
     for component in Path::new(path).components() {
@@ -293,7 +319,9 @@ fn make_folder(root: &Path, path: &str) -> io::Result<PathBuf> {
             Component::CurDir => {}
             Component::Normal(name) => {
                 match fs::create_dir(folder.join(name)) {
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(error);
+                    }
                     _ => {}
                 }
                 folder = folder.join(name).canonicalize()?;

@@ -41,8 +41,9 @@ pub fn build_args(path: &str, text: &str) -> Result<BTreeMap<String, String>, In
     if text.trim().is_empty() {
         return Ok(BTreeMap::new());
     }
-    let map: BTreeMap<String, String> = serde_saphyr::from_str(text)
-        .map_err(|error| InvalidFile::Yaml(error.to_string().lines().next().unwrap_or_default().to_owned()))?;
+    let map: BTreeMap<String, String> = serde_saphyr::from_str(text).map_err(|error| {
+        InvalidFile::Yaml(error.to_string().lines().next().unwrap_or_default().to_owned())
+    })?;
     match map.keys().find(|name| name.is_empty() || name.contains('=')) {
         Some(name) => Err(InvalidFile::Name(name.clone())),
         None => Ok(map),
@@ -106,8 +107,14 @@ mod tests {
     #[test]
     fn yaml_values_are_texts_as_they_are_written() {
         let text = "a: b\nversion: 1.10\ncount: 3\nflag: yes\nlong: |\n  one\n  two\nempty: \"\"\n";
-        let expected =
-            map(&[("a", "b"), ("version", "1.10"), ("count", "3"), ("flag", "yes"), ("long", "one\ntwo\n"), ("empty", "")]);
+        let expected = map(&[
+            ("a", "b"),
+            ("version", "1.10"),
+            ("count", "3"),
+            ("flag", "yes"),
+            ("long", "one\ntwo\n"),
+            ("empty", ""),
+        ]);
         assert_eq!(build_args("args.yml", text), Ok(expected.clone()));
         assert_eq!(build_args("args.yaml", text), Ok(expected));
         assert_eq!(build_args("args.yaml", " \n"), Ok(map(&[])));
@@ -116,7 +123,9 @@ mod tests {
 
     #[test]
     fn what_is_no_map_of_texts_is_refused() {
-        for text in ["- a\n- b\n", "a: [b]\n", "a: {b: c}\n", "just text", "a: b: c", "\"a=b\": c\n"] {
+        for text in
+            ["- a\n- b\n", "a: [b]\n", "a: {b: c}\n", "just text", "a: b: c", "\"a=b\": c\n"]
+        {
             assert!(build_args("args.yml", text).is_err(), "{text:?}");
         }
     }

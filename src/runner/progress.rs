@@ -184,7 +184,8 @@ impl Tracker {
         }
         for warning in report.warnings {
             let text = STANDARD.decode(warning.short).unwrap_or_default();
-            let text = readable(&self.confidential.hide(&String::from_utf8_lossy(&text)), TEXT_LIMIT);
+            let text =
+                readable(&self.confidential.hide(&String::from_utf8_lossy(&text)), TEXT_LIMIT);
             if self.warn(&text) {
                 printed.push(format!("WARNING: {text}"));
             }
@@ -199,7 +200,8 @@ impl Tracker {
 
     /// Keeps a warning, if there is room; whether it is new.
     pub fn warn(&mut self, warning: &str) -> bool {
-        let is_new = self.warnings.len() < WARNINGS_LIMIT && !self.warnings.iter().any(|other| other == warning);
+        let is_new = self.warnings.len() < WARNINGS_LIMIT
+            && !self.warnings.iter().any(|other| other == warning);
         if is_new {
             self.warnings.push(warning.to_owned());
         }
@@ -209,36 +211,45 @@ impl Tracker {
     /// How far the build is.
     pub fn progress(&self) -> Progress {
         let steps = || self.in_order().filter(|vertex| vertex.kind == Kind::Step);
-        let count =
-            |filter: fn(&Vertex) -> bool| i32::try_from(steps().filter(|vertex| filter(vertex)).count()).unwrap_or(i32::MAX);
+        let count = |filter: fn(&Vertex) -> bool| {
+            i32::try_from(steps().filter(|vertex| filter(vertex)).count()).unwrap_or(i32::MAX)
+        };
         let total = count(|_| true);
         let done = count(Vertex::is_done);
         let running = |kind| {
-            let open = self.in_order().filter(move |vertex| vertex.kind == kind && vertex.is_open());
+            let open =
+                self.in_order().filter(move |vertex| vertex.kind == kind && vertex.is_open());
             open.max_by_key(|vertex| vertex.started)
         };
         Progress {
             total,
             done,
             cached: count(|vertex| vertex.is_cached && vertex.is_done()),
-            current: running(Kind::Step).or_else(|| running(Kind::Export)).map(|vertex| vertex.name.clone()),
+            current: running(Kind::Step)
+                .or_else(|| running(Kind::Export))
+                .map(|vertex| vertex.name.clone()),
             summary: format!("{done}/{total}"),
         }
     }
 
     /// What BuildKit is doing. Exports run beside each other; while a push is among them, that is what counts.
     pub fn phase(&self) -> RunPhase {
-        let mut exports = self.in_order().filter(|vertex| vertex.kind == Kind::Export && vertex.is_open()).peekable();
+        let mut exports = self
+            .in_order()
+            .filter(|vertex| vertex.kind == Kind::Export && vertex.is_open())
+            .peekable();
         if exports.peek().is_none() {
             return RunPhase::Build;
         }
-        let is_pushing = exports.any(|export| export.open_parts.keys().any(|part| part.starts_with(PUSHING)));
+        let is_pushing =
+            exports.any(|export| export.open_parts.keys().any(|part| part.starts_with(PUSHING)));
         if is_pushing { RunPhase::Push } else { RunPhase::Export }
     }
 
     /// BuildKit is told to stop now: what was begun last and has not ended is what it waited for.
     pub fn stop(&mut self) {
-        let last = self.in_order().filter(|vertex| vertex.is_open()).max_by_key(|vertex| vertex.started);
+        let last =
+            self.in_order().filter(|vertex| vertex.is_open()).max_by_key(|vertex| vertex.started);
         self.waited_for = last.map(|last| {
             let part = last.open_parts.iter().max_by_key(|(_, since)| **since);
             part.map_or_else(|| last.name.clone(), |(part, _)| format!("{}: {part}", last.name))
@@ -252,7 +263,8 @@ impl Tracker {
 
     /// Begins anew for another run; why one was stopped stays known.
     pub fn reset(&mut self) {
-        let (waited_for, confidential) = (self.waited_for.take(), std::mem::take(&mut self.confidential));
+        let (waited_for, confidential) =
+            (self.waited_for.take(), std::mem::take(&mut self.confidential));
         *self = Self { waited_for, confidential, ..Self::default() };
     }
 
@@ -281,7 +293,10 @@ impl Tracker {
         let push = self.push.milliseconds();
         Spans {
             build: self.build.milliseconds(),
-            export: self.export.milliseconds().map(|export| export.saturating_sub(push.unwrap_or(0))),
+            export: self
+                .export
+                .milliseconds()
+                .map(|export| export.saturating_sub(push.unwrap_or(0))),
             push,
         }
     }
@@ -381,12 +396,18 @@ impl Tracker {
                 self.interrupted = Some(vertex.name.clone());
             }
             if self.failed.is_none() && !is_collateral {
-                self.failed = Some(FailedStep { name: vertex.name.clone(), error, tail: vertex.tail.iter().cloned().collect() });
+                self.failed = Some(FailedStep {
+                    name: vertex.name.clone(),
+                    error,
+                    tail: vertex.tail.iter().cloned().collect(),
+                });
             }
         } else if report.cached {
             printed.push(format!("#{number} CACHED"));
         } else {
-            let took = vertex.started.map_or(0.0, |started| completed.duration_since(started).as_secs_f64());
+            let took = vertex
+                .started
+                .map_or(0.0, |started| completed.duration_since(started).as_secs_f64());
             printed.push(format!("#{number} DONE {took:.1}s"));
         }
     }
@@ -410,7 +431,10 @@ impl Tracker {
 fn kind(name: &str) -> Kind {
     if name.starts_with("exporting ") || name.starts_with("pushing ") {
         Kind::Export
-    } else if name.starts_with('[') && !name.starts_with("[internal]") && !name.starts_with("[auth]") {
+    } else if name.starts_with('[')
+        && !name.starts_with("[internal]")
+        && !name.starts_with("[auth]")
+    {
         Kind::Step
     } else {
         Kind::Internal
@@ -424,13 +448,20 @@ fn announce(vertex: &mut Vertex, printed: &mut Vec<String>) {
     }
 }
 
-fn close_line(vertex: &mut Vertex, at: Option<Timestamp>, confidential: &Confidential, printed: &mut Vec<String>) {
+fn close_line(
+    vertex: &mut Vertex,
+    at: Option<Timestamp>,
+    confidential: &Confidential,
+    printed: &mut Vec<String>,
+) {
     let bytes = std::mem::take(&mut vertex.open_line);
     let text = String::from_utf8_lossy(&bytes);
     // A progress bar overwrites its line; only its last state is worth keeping.
     let last = text.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
     let line = readable(&confidential.hide(last), LINE_LIMIT);
-    let since = at.zip(vertex.started).map_or(0.0, |(at, started)| at.duration_since(started).as_secs_f64());
+    let since = at
+        .zip(vertex.started)
+        .map_or(0.0, |(at, started)| at.duration_since(started).as_secs_f64());
     printed.push(format!("#{} {since:.3} {line}", vertex.number));
     if vertex.tail.len() == TAIL_LINES {
         vertex.tail.pop_front();

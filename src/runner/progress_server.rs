@@ -9,9 +9,13 @@ use crate::{api::Progress, plan::layout};
 /// Serves `/progress` for as long as the runner runs. A port that is taken costs the progress, not the build.
 pub async fn serve(tracker: SharedTracker) {
     let app = Router::new().route("/progress", get(answer)).with_state(tracker);
-    let Ok(listener) = TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, layout::PROGRESS_PORT)).await else {
+    let Ok(listener) =
+        TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, layout::PROGRESS_PORT)).await
+    else {
         // A node without IPv6.
-        if let Ok(listener) = TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, layout::PROGRESS_PORT)).await {
+        if let Ok(listener) =
+            TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, layout::PROGRESS_PORT)).await
+        {
             let _ = axum::serve(listener, app).await;
         }
         return;

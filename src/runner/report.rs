@@ -13,8 +13,13 @@ pub fn report(result: &BuildResult, output: Option<&Path>) -> String {
             let pushed = if image.pushed { ", pushed" } else { "" };
             let _ = writeln!(text, "digest  {}{pushed}", image.digest);
             if let (Some(tar), Some(output)) = (&image.tar, output) {
-                let _ =
-                    writeln!(text, "tar     {} ({} bytes, sha256 {})", output.join(&tar.path).display(), tar.size, tar.sha256);
+                let _ = writeln!(
+                    text,
+                    "tar     {} ({} bytes, sha256 {})",
+                    output.join(&tar.path).display(),
+                    tar.size,
+                    tar.sha256
+                );
             }
             writeln!(text, "time    {}", times(&result.timings))
         }

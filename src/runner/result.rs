@@ -140,7 +140,14 @@ pub struct BuildFailure {
 impl BuildFailure {
     /// A failure of no step in particular.
     pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), step: None, exit_code: None, log_excerpt: None, retry_after: None }
+        Self {
+            reason,
+            message: message.into(),
+            step: None,
+            exit_code: None,
+            log_excerpt: None,
+            retry_after: None,
+        }
     }
 
     /// The same with what a server said about when to try again.

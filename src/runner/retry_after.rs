@@ -20,8 +20,14 @@ use crate::{api::FailureReason, plan::instructions::RegistryInstructions};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The failure, with what the registry says about when to try again, if it says so.
-pub async fn of(failure: BuildFailure, registries: &BTreeMap<String, RegistryInstructions>) -> BuildFailure {
-    let is_of_load = matches!(failure.reason, FailureReason::RegistryRateLimited | FailureReason::RegistryUnavailable);
+pub async fn of(
+    failure: BuildFailure,
+    registries: &BTreeMap<String, RegistryInstructions>,
+) -> BuildFailure {
+    let is_of_load = matches!(
+        failure.reason,
+        FailureReason::RegistryRateLimited | FailureReason::RegistryUnavailable
+    );
     if !is_of_load || failure.retry_after.is_some() {
         return failure;
     }
@@ -33,13 +39,15 @@ pub async fn of(failure: BuildFailure, registries: &BTreeMap<String, RegistryIns
 
 async fn ask(words: &str, registries: &BTreeMap<String, RegistryInstructions>) -> Option<u32> {
     let address = address(words).or_else(|| registry(words, registries))?;
-    let host = address
-        .port()
-        .map_or_else(|| address.host_str().map(str::to_owned), |port| Some(format!("{}:{port}", address.host_str()?)))?;
+    let host = address.port().map_or_else(
+        || address.host_str().map(str::to_owned),
+        |port| Some(format!("{}:{port}", address.host_str()?)),
+    )?;
     let accepts_any_certificate = registries.get(&host).is_some_and(|registry| registry.insecure);
     let client = image_source::client(&authorities(registries), accepts_any_certificate).ok()?;
     let answer = client.head(address).timeout(PATIENCE).send().await.ok()?;
-    let is_of_load = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&answer.status());
+    let is_of_load =
+        [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&answer.status());
     is_of_load.then(|| said(answer.headers(), Timestamp::now())).flatten()
 }
 
@@ -63,7 +71,8 @@ fn address(words: &str) -> Option<Url> {
 fn registry(words: &str, registries: &BTreeMap<String, RegistryInstructions>) -> Option<Url> {
     let (_, reference) = words.split_once("failed to push ")?;
     let (host, _) = reference.split_once('/')?;
-    let scheme = if registries.get(host).is_some_and(|registry| registry.http) { "http" } else { "https" };
+    let scheme =
+        if registries.get(host).is_some_and(|registry| registry.http) { "http" } else { "https" };
     Url::parse(&format!("{scheme}://{host}/v2/")).ok()
 }
 
@@ -113,10 +122,17 @@ mod tests {
         let registries = BTreeMap::from([("r:5000".to_owned(), http)]);
         for (words, expected) in [
             ("failed to push r:5000/x/y:z: toomanyrequests: slow down", Some("http://r:5000/v2/")),
-            ("failed to push r.example/x/y:z: toomanyrequests: slow down", Some("https://r.example/v2/")),
+            (
+                "failed to push r.example/x/y:z: toomanyrequests: slow down",
+                Some("https://r.example/v2/"),
+            ),
             ("toomanyrequests: slow down", None),
         ] {
-            assert_eq!(registry(words, &registries).map(String::from).as_deref(), expected, "{words}");
+            assert_eq!(
+                registry(words, &registries).map(String::from).as_deref(),
+                expected,
+                "{words}"
+            );
         }
     }
 

@@ -47,7 +47,10 @@ pub async fn prepare(
         SourceInstructions::Directory { root, path } => directory(root, path),
         SourceInstructions::Files { files } => {
             write_files(&root, files.iter()).map_err(|error| {
-                BuildFailure::new(FailureReason::SourceInvalid, format!("source.files cannot be written: {error}"))
+                BuildFailure::new(
+                    FailureReason::SourceInvalid,
+                    format!("source.files cannot be written: {error}"),
+                )
             })?;
             Ok(root)
         }
@@ -62,8 +65,12 @@ pub async fn prepare(
             Ok(root)
         }
         SourceInstructions::Upload {} => {
-            let missing =
-                || BuildFailure::new(FailureReason::SourceNotFound, "source.upload: there is no client on this machine");
+            let missing = || {
+                BuildFailure::new(
+                    FailureReason::SourceNotFound,
+                    "source.upload: there is no client on this machine",
+                )
+            };
             let transfer = transfer.ok_or_else(missing)?;
             transfer.upload(stop).await?;
             transfer.close_upload();
@@ -87,7 +94,8 @@ pub async fn prepare(
                 .await
                 .map_err(|failure| about(url, shown, failure))?;
             let (archive, unpacked, sha256) = (folder.join(ARCHIVE), root.clone(), sha256.clone());
-            let unpacking = stop.unless_asked(move || check_and_unpack(&archive, &sha256, &unpacked));
+            let unpacking =
+                stop.unless_asked(move || check_and_unpack(&archive, &sha256, &unpacked));
             unpacking.await.map_err(|failure| about(url, shown, failure))?;
             Ok(root)
         }
@@ -102,9 +110,16 @@ async fn resolve_image(
     root: &Path,
 ) -> Result<Resolved, BuildFailure> {
     let hosts = |wanted: fn(&RegistryInstructions) -> bool| -> Vec<String> {
-        registries.iter().filter(|(_, registry)| wanted(registry)).map(|(host, _)| host.clone()).collect()
+        registries
+            .iter()
+            .filter(|(_, registry)| wanted(registry))
+            .map(|(host, _)| host.clone())
+            .collect()
     };
-    let mirrors = registries.iter().map(|(host, registry)| (host.clone(), registry.mirrors.clone())).collect();
+    let mirrors = registries
+        .iter()
+        .map(|(host, registry)| (host.clone(), registry.mirrors.clone()))
+        .collect();
     let access = RegistryAccess {
         docker_config: &buildctl.docker_config,
         mirrors: &mirrors,
@@ -118,15 +133,23 @@ async fn resolve_image(
 /// Files of the authorities that the runner trusts beside those of its image.
 pub fn authorities(registries: &BTreeMap<String, RegistryInstructions>) -> Vec<PathBuf> {
     let bundle = Path::new(layout::AUTHORITIES_DIRECTORY).join(layout::AUTHORITIES_FILE);
-    let of_registries = registries.values().filter_map(|registry| registry.ca.as_ref()).map(|ca| ca.path.clone());
+    let of_registries =
+        registries.values().filter_map(|registry| registry.ca.as_ref()).map(|ca| ca.path.clone());
     of_registries.chain(bundle.is_file().then_some(bundle.clone())).collect()
 }
 
 /// A link on the volume must not lead out of it: what lies outside is the runner's own, credentials among it.
 fn directory(root: &Path, path: &str) -> Result<PathBuf, BuildFailure> {
-    let found = root.canonicalize().ok().and_then(|root| below(&root, Path::new(path))).filter(|path| path.is_dir());
+    let found = root
+        .canonicalize()
+        .ok()
+        .and_then(|root| below(&root, Path::new(path)))
+        .filter(|path| path.is_dir());
     found.ok_or_else(|| {
-        BuildFailure::new(FailureReason::SourceNotFound, format!("the source {path:?} is not a folder of its volume"))
+        BuildFailure::new(
+            FailureReason::SourceNotFound,
+            format!("the source {path:?} is not a folder of its volume"),
+        )
     })
 }
 
@@ -136,7 +159,10 @@ fn check_and_unpack(archive: &Path, sha256: &str, root: &Path) -> Result<(), Bui
         let message = format!("the archive's SHA-256 is {found}; source.http.sha256 says {sha256}");
         return Err(BuildFailure::new(FailureReason::SourceChecksumMismatch, message));
     }
-    make_root(root).and_then(|()| unpack(archive, root)).and_then(|()| fs::remove_file(archive)).map_err(not_unpacked)
+    make_root(root)
+        .and_then(|()| unpack(archive, root))
+        .and_then(|()| fs::remove_file(archive))
+        .map_err(not_unpacked)
 }
 
 /// A full volume is not the archive's fault.
@@ -146,7 +172,10 @@ pub fn not_unpacked(error: io::Error) -> BuildFailure {
         _ => FailureReason::SourceInvalid,
     };
     // With the system's own words, which the tar crate keeps below its own.
-    BuildFailure::new(reason, format!("the archive cannot be unpacked: {:#}", anyhow::Error::from(error)))
+    BuildFailure::new(
+        reason,
+        format!("the archive cannot be unpacked: {:#}", anyhow::Error::from(error)),
+    )
 }
 
 /// SHA-256 of a file in hexadecimal digits.
@@ -182,13 +211,20 @@ async fn fetch(
     let internal = |error: io::Error| BuildFailure::new(FailureReason::Internal, error.to_string());
     make_root(folder).map_err(internal)?;
     let streams = Streams::<(), ()> { input: Some(definition), output: None, back_channel: None };
-    let ended = buildctl.run(&fetch_arguments(folder, registries), streams, stop).await.map_err(internal)?;
+    let ended = buildctl
+        .run(&fetch_arguments(folder, registries), streams, stop)
+        .await
+        .map_err(internal)?;
     let outcome = if ended.status.success() {
         Ok(())
     } else {
         Err(buildctl.tracker.with(|tracker| {
             let remarks: Vec<&str> = tracker.remarks().collect();
-            diagnose(&Evidence { step: tracker.failed(), remarks: &remarks, activity: Activity::FetchSource })
+            diagnose(&Evidence {
+                step: tracker.failed(),
+                remarks: &remarks,
+                activity: Activity::FetchSource,
+            })
         }))
     };
     // What follows is the build; the fetch is no step of it.
@@ -203,7 +239,10 @@ pub fn make_root(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
 }
 
-fn write_files<'a>(root: &Path, files: impl Iterator<Item = (&'a String, &'a String)>) -> io::Result<()> {
+fn write_files<'a>(
+    root: &Path,
+    files: impl Iterator<Item = (&'a String, &'a String)>,
+) -> io::Result<()> {
     make_root(root)?;
     for (path, content) in files {
         let file = root.join(path);
@@ -216,16 +255,25 @@ fn write_files<'a>(root: &Path, files: impl Iterator<Item = (&'a String, &'a Str
 }
 
 /// The kubelet mounts a ConfigMap as links into `..data`; a context of links would be an image of links.
-fn copy_config_map(mount: &Path, root: &Path, name: &str, expected: &[String]) -> Result<(), BuildFailure> {
+fn copy_config_map(
+    mount: &Path,
+    root: &Path,
+    name: &str,
+    expected: &[String],
+) -> Result<(), BuildFailure> {
     let missing = |what: String| BuildFailure::new(FailureReason::ConfigMapMissing, what);
     make_root(root)
         .and_then(|()| copy_folder(mount, root))
         .map_err(|error| missing(format!("ConfigMap {name:?} cannot be read: {error}")))?;
     if fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none()) {
-        return Err(missing(format!("source.configMap: ConfigMap {name:?} does not exist or is empty")));
+        return Err(missing(format!(
+            "source.configMap: ConfigMap {name:?} does not exist or is empty"
+        )));
     }
     match expected.iter().find(|path| !root.join(path).is_file()) {
-        Some(path) => Err(missing(format!("source.configMap: ConfigMap {name:?} lacks the key of {path:?}"))),
+        Some(path) => {
+            Err(missing(format!("source.configMap: ConfigMap {name:?} lacks the key of {path:?}")))
+        }
         None => Ok(()),
     }
 }
@@ -260,9 +308,14 @@ mod tests {
         fs::create_dir(volume.path().join("app")).unwrap();
         symlink(credentials.path(), volume.path().join("link")).unwrap();
         symlink("app", volume.path().join("inside")).unwrap();
-        for (path, is_found) in
-            [("", true), ("app", true), ("inside", true), ("link", false), ("app/../..", false), ("none", false)]
-        {
+        for (path, is_found) in [
+            ("", true),
+            ("app", true),
+            ("inside", true),
+            ("link", false),
+            ("app/../..", false),
+            ("none", false),
+        ] {
             assert_eq!(directory(volume.path(), path).is_ok(), is_found, "{path}");
         }
     }
@@ -288,8 +341,13 @@ mod tests {
     fn a_missing_config_map_or_key_is_named() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("mount")).unwrap();
-        let missing = copy_config_map(&folder.path().join("mount"), &folder.path().join("a"), "map", &[]).unwrap_err();
+        let missing =
+            copy_config_map(&folder.path().join("mount"), &folder.path().join("a"), "map", &[])
+                .unwrap_err();
         assert_eq!(missing.reason, FailureReason::ConfigMapMissing);
-        assert_eq!(missing.message, "source.configMap: ConfigMap \"map\" does not exist or is empty");
+        assert_eq!(
+            missing.message,
+            "source.configMap: ConfigMap \"map\" does not exist or is empty"
+        );
     }
 }

@@ -39,8 +39,10 @@ impl Stop {
         let (sender, reason) = watch::channel(None);
         let (telling, told) = watch::channel(false);
         let clock = watch::Sender::new(Clock::new(instructions.deadlines));
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let (end, watched) = (Instant::now() + Duration::from_secs(instructions.timeout_seconds), clock.subscribe());
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (end, watched) =
+            (Instant::now() + Duration::from_secs(instructions.timeout_seconds), clock.subscribe());
         tokio::spawn(async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -172,7 +174,10 @@ mod tests {
         late.enter(RunPhase::Build);
         late.asked().await;
         assert_eq!(late.reason(), Some(StopReason::Timeout));
-        assert!(late.told().now_or_never().is_none(), "an image that came at the last moment is still given to its client");
+        assert!(
+            late.told().now_or_never().is_none(),
+            "an image that came at the last moment is still given to its client"
+        );
         let mut ended = stop(&json!({ "build": 1 }), 1);
         ended.enter(RunPhase::Build);
         ended.end();

@@ -40,7 +40,9 @@ impl<R: Read> Read for Budgeted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(left) = self.budget.0.get() else { return self.reader.read(buffer) };
         if left == 0 {
-            return Err(io::Error::other(format!("the names of an entry are longer than {LIMIT} bytes")));
+            return Err(io::Error::other(format!(
+                "the names of an entry are longer than {LIMIT} bytes"
+            )));
         }
         let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let read = self.reader.read(&mut buffer[..room])?;

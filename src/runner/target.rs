@@ -15,7 +15,9 @@ use super::{
     image_tar::ImageTar,
     locate::Located,
     oci_layout::{self, Contents},
-    output::{DIGEST, LAYOUT, METADATA, Staging, TAR, TarFile, storage_reason, write_rootfs, write_tar},
+    output::{
+        DIGEST, LAYOUT, METADATA, Staging, TAR, TarFile, storage_reason, write_rootfs, write_tar,
+    },
     result::{BuildFailure, WrittenTar},
     stop::Stop,
 };
@@ -83,7 +85,11 @@ struct Platform {
 
 impl Platform {
     fn text(&self) -> String {
-        let variant = self.variant.as_ref().filter(|variant| !variant.is_empty()).map(|variant| format!("/{variant}"));
+        let variant = self
+            .variant
+            .as_ref()
+            .filter(|variant| !variant.is_empty())
+            .map(|variant| format!("/{variant}"));
         format!("{}/{}{}", self.os, self.architecture, variant.unwrap_or_default())
     }
 }
@@ -96,9 +102,18 @@ struct Folder {
 
 impl TargetRun<'_> {
     /// Builds a stage and leaves its files in the staging folder. Nothing comes back for a stage that was only built.
-    pub async fn build(&self, stage: Option<&str>, is_main: bool, stop: &mut Stop) -> Result<Option<BuiltTarget>, BuildFailure> {
-        let staged =
-            |error: io::Error| BuildFailure::new(storage_reason(&error), format!("the output cannot be written: {error}"));
+    pub async fn build(
+        &self,
+        stage: Option<&str>,
+        is_main: bool,
+        stop: &mut Stop,
+    ) -> Result<Option<BuiltTarget>, BuildFailure> {
+        let staged = |error: io::Error| {
+            BuildFailure::new(
+                storage_reason(&error),
+                format!("the output cannot be written: {error}"),
+            )
+        };
         let folder = match self.staging {
             Some(staging) => {
                 let (made, shown) = staging.target(stage.filter(|_| !is_main)).map_err(staged)?;
@@ -106,7 +121,11 @@ impl TargetRun<'_> {
             }
             None => None,
         };
-        let references = if is_main { self.instructions.references.clone() } else { self.additional_references(stage) };
+        let references = if is_main {
+            self.instructions.references.clone()
+        } else {
+            self.additional_references(stage)
+        };
         let target = Target {
             stage,
             is_main,
@@ -115,14 +134,22 @@ impl TargetRun<'_> {
             has_tar: folder.is_some(),
         };
         let metadata_file = self.work.join("metadata.json");
-        let arguments = build_arguments(self.instructions, self.located, self.given, &target, &metadata_file);
+        let arguments =
+            build_arguments(self.instructions, self.located, self.given, &target, &metadata_file);
         stop.enter(RunPhase::Build);
-        let ended = self.buildctl.run(&arguments, self.streams(folder.as_ref()), stop).await.map_err(unwritten)?;
+        let ended = self
+            .buildctl
+            .run(&arguments, self.streams(folder.as_ref()), stop)
+            .await
+            .map_err(unwritten)?;
         if !ended.status.success() {
             let failure = self.failed();
             // What could not be written broke the pipe for BuildKit; else it was BuildKit that ended what was to be written.
             return Err(match ended.taken {
-                Err(error) if storage_reason(&error) != FailureReason::Internal || failure.message.contains(" pipe") => {
+                Err(error)
+                    if storage_reason(&error) != FailureReason::Internal
+                        || failure.message.contains(" pipe") =>
+                {
                     unwritten(error)
                 }
                 _ => failure,
@@ -136,24 +163,41 @@ impl TargetRun<'_> {
             (Some(folder), Some(tar)) => {
                 let format = self.instructions.image.format;
                 let unpacks = self.instructions.image.unpack_rootfs;
-                let (tar, contents) = stop.unless_asked(move || finish(&folder, tar, format, unpacks).map_err(staged)).await?;
+                let (tar, contents) = stop
+                    .unless_asked(move || finish(&folder, tar, format, unpacks).map_err(staged))
+                    .await?;
                 (Some(tar), Some(contents))
             }
             _ => (None, None),
         };
         if let Some(left_out) = left_out.filter(|left_out| *left_out > 0) {
-            let warning = format!("{left_out} devices and pipes of the image were left out of rootfs");
+            let warning =
+                format!("{left_out} devices and pipes of the image were left out of rootfs");
             self.buildctl.tracker.with(|tracker| tracker.warn(&warning));
         }
-        let of_contents = contents.as_ref().map(|contents| contents.platforms.clone()).unwrap_or_default();
-        let described = metadata.descriptor.as_ref().and_then(|descriptor| descriptor.platform.as_ref()).map(Platform::text);
-        let platforms = [of_contents, described.into_iter().collect(), self.instructions.parameters.platforms.clone()];
+        let of_contents =
+            contents.as_ref().map(|contents| contents.platforms.clone()).unwrap_or_default();
+        let described = metadata
+            .descriptor
+            .as_ref()
+            .and_then(|descriptor| descriptor.platform.as_ref())
+            .map(Platform::text);
+        let platforms = [
+            of_contents,
+            described.into_iter().collect(),
+            self.instructions.parameters.platforms.clone(),
+        ];
         Ok(Some(BuiltTarget {
             digest,
-            config_digest: metadata.config_digest.or_else(|| contents.as_ref()?.config_digest.clone()),
+            config_digest: metadata
+                .config_digest
+                .or_else(|| contents.as_ref()?.config_digest.clone()),
             size: contents.map(|contents| contents.size),
             media_type: metadata.descriptor.and_then(|descriptor| descriptor.media_type),
-            platforms: platforms.into_iter().find(|platforms| !platforms.is_empty()).unwrap_or_default(),
+            platforms: platforms
+                .into_iter()
+                .find(|platforms| !platforms.is_empty())
+                .unwrap_or_default(),
             tar,
         }))
     }
@@ -165,7 +209,9 @@ impl TargetRun<'_> {
     }
 
     fn streams(&self, folder: Option<&Folder>) -> Streams<TarFile, u64> {
-        let Some(Folder { made, .. }) = folder else { return Streams { input: None, output: None, back_channel: None } };
+        let Some(Folder { made, .. }) = folder else {
+            return Streams { input: None, output: None, back_channel: None };
+        };
         let (for_tar, for_rootfs) = (made.clone(), made.clone());
         let rootfs: Taker<u64> = Box::new(move |stream| write_rootfs(&for_rootfs, stream));
         Streams {
@@ -178,11 +224,16 @@ impl TargetRun<'_> {
     fn failed(&self) -> BuildFailure {
         let mut failure = self.buildctl.tracker.with(|tracker| {
             let remarks: Vec<&str> = tracker.remarks().collect();
-            diagnose(&Evidence { step: tracker.failed(), remarks: &remarks, activity: Activity::Build })
+            diagnose(&Evidence {
+                step: tracker.failed(),
+                remarks: &remarks,
+                activity: Activity::Build,
+            })
         });
         for (number, image) in self.given.images.iter().enumerate() {
             let name = format!("docker.io/library/{}", image_name(number));
-            failure.message = failure.message.replace(&name, &format!("imageArgs.{}", image.argument));
+            failure.message =
+                failure.message.replace(&name, &format!("imageArgs.{}", image.argument));
         }
         failure
     }
@@ -194,7 +245,12 @@ fn unwritten(error: io::Error) -> BuildFailure {
 
 /// The files beside the tar. The digest file holds what the task's does: in docker's format the digest of the configuration,
 /// which Docker calls the image's ID, in OCI's the digest that index.json lists first.
-fn finish(folder: &Folder, tar: TarFile, format: OutputFormat, unpacks: bool) -> io::Result<(WrittenTar, Contents)> {
+fn finish(
+    folder: &Folder,
+    tar: TarFile,
+    format: OutputFormat,
+    unpacks: bool,
+) -> io::Result<(WrittenTar, Contents)> {
     // Here and not while it is written: a build that is stopped does not wait for a slow volume.
     tar.file.sync_all()?;
     let mut image = ImageTar::open(tar.file)?;
@@ -203,7 +259,8 @@ fn finish(folder: &Folder, tar: TarFile, format: OutputFormat, unpacks: bool) ->
         OutputFormat::Docker => &contents.config_digest,
         OutputFormat::Oci => &contents.digest,
     };
-    let digest = digest.as_ref().ok_or_else(|| io::Error::other("the image's tar lists no image"))?;
+    let digest =
+        digest.as_ref().ok_or_else(|| io::Error::other("the image's tar lists no image"))?;
     fs::write(folder.made.join(DIGEST), digest.as_str())?;
     if format == OutputFormat::Oci {
         oci_layout::unpack(&mut image, &folder.made.join(LAYOUT))?;
@@ -230,6 +287,9 @@ fn read_metadata(path: &Path) -> Result<Metadata, BuildFailure> {
         }
     };
     read().map_err(|error| {
-        BuildFailure::new(FailureReason::Internal, format!("BuildKit's answer about the image cannot be read: {error}"))
+        BuildFailure::new(
+            FailureReason::Internal,
+            format!("BuildKit's answer about the image cannot be read: {error}"),
+        )
     })
 }

@@ -150,13 +150,16 @@ impl Arriving {
             make_root(&root)?;
             unpack_any(Queue { queue, chunk: Bytes::new() }, &root)
         });
-        let ended = async { unpacking.await.map_err(io::Error::other).flatten().map_err(not_unpacked) };
+        let ended =
+            async { unpacking.await.map_err(io::Error::other).flatten().map_err(not_unpacked) };
         self.unpacking = Some(Unpacking { chunks: Some(chunks), ended: ended.boxed().shared() });
     }
 
     /// Waits until what has arrived is unpacked. Nothing is lost when the waiting is cut off.
     async fn end(&mut self) -> Result<(), BuildFailure> {
-        let Some(unpacking) = &mut self.unpacking else { return Err(not_unpacked(io::ErrorKind::UnexpectedEof.into())) };
+        let Some(unpacking) = &mut self.unpacking else {
+            return Err(not_unpacked(io::ErrorKind::UnexpectedEof.into()));
+        };
         unpacking.chunks = None;
         unpacking.ended.clone().await
     }
@@ -185,8 +188,13 @@ impl Read for Queue {
 impl Transfer {
     /// Listens on the pod's loopback address. The source, where one is awaited, is unpacked at `source`: it may come while the
     /// daemon still starts. The files are read from `output`.
-    pub async fn serve(source: Option<&Path>, output: &Path, token: Option<String>) -> io::Result<Self> {
-        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, layout::TRANSFER_PORT)).await?;
+    pub async fn serve(
+        source: Option<&Path>,
+        output: &Path,
+        token: Option<String>,
+    ) -> io::Result<Self> {
+        let listener =
+            TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, layout::TRANSFER_PORT)).await?;
         let stage = source.map_or(Stage::Building, |_| Stage::Uploading { received: 0 });
         let root = source.unwrap_or(Path::new("")).to_owned();
         let transfer = Self {
@@ -227,8 +235,9 @@ impl Transfer {
             };
             if changed.is_err() {
                 let minutes = UPLOAD_PATIENCE.as_secs() / 60;
-                let message =
-                    format!("no client has sent anything of the source for {minutes} minutes; {received} bytes had arrived");
+                let message = format!(
+                    "no client has sent anything of the source for {minutes} minutes; {received} bytes had arrived"
+                );
                 return Err(BuildFailure::new(FailureReason::SourceNotFound, message));
             }
         }
@@ -253,7 +262,12 @@ impl Transfer {
     }
 
     /// Offers the files of a build until a client has fetched them, or has asked for nothing for as long as `patience`.
-    pub async fn offer(&self, result: &BuildResult, patience: Duration, stop: &mut Stop) -> Result<(), BuildFailure> {
+    pub async fn offer(
+        &self,
+        result: &BuildResult,
+        patience: Duration,
+        stop: &mut Stop,
+    ) -> Result<(), BuildFailure> {
         self.stage.send_replace(Stage::Ended(Arc::new(result.clone())));
         let mut stage = self.stage.subscribe();
         let mut given = 0;
@@ -282,11 +296,22 @@ fn refused(status: StatusCode, words: impl Into<String>) -> Response {
     (status, words.into()).into_response()
 }
 
-async fn only_with_token(State(transfer): State<Transfer>, request: Request, next: Next) -> Response {
+async fn only_with_token(
+    State(transfer): State<Transfer>,
+    request: Request,
+    next: Next,
+) -> Response {
     let brought = request.headers().get(TOKEN_HEADER).map_or(&[][..], |token| token.as_bytes());
     // What is compared is a sum: how far two of them agree tells nothing of the token.
-    let may = transfer.token.as_ref().is_none_or(|wanted| *wanted == hex::encode(Sha256::digest(brought)));
-    if may { next.run(request).await } else { refused(StatusCode::FORBIDDEN, "the build's client alone is served here") }
+    let may = transfer
+        .token
+        .as_ref()
+        .is_none_or(|wanted| *wanted == hex::encode(Sha256::digest(brought)));
+    if may {
+        next.run(request).await
+    } else {
+        refused(StatusCode::FORBIDDEN, "the build's client alone is served here")
+    }
 }
 
 /// Who asks is still there: it counts as a sign of life, while a large source is being packed.
@@ -299,7 +324,11 @@ async fn received(State(transfer): State<Transfer>) -> Response {
 }
 
 /// Appends to the archive. One client at a time, the latest; what it sends must begin where the archive ends.
-async fn receive(State(transfer): State<Transfer>, Query(Offset { offset }): Query<Offset>, body: Body) -> Response {
+async fn receive(
+    State(transfer): State<Transfer>,
+    Query(Offset { offset }): Query<Offset>,
+    body: Body,
+) -> Response {
     let mut turn = transfer.turn.subscribe();
     transfer.turn.send_modify(|turn| *turn += 1);
     let mine = *turn.borrow_and_update();
@@ -326,7 +355,12 @@ fn refuse(transfer: &Transfer, failure: BuildFailure) -> Response {
     refused(StatusCode::INSUFFICIENT_STORAGE, failure.message)
 }
 
-async fn append(transfer: &Transfer, arriving: &mut Arriving, mut received: u64, body: Body) -> Result<u64, BuildFailure> {
+async fn append(
+    transfer: &Transfer,
+    arriving: &mut Arriving,
+    mut received: u64,
+    body: Body,
+) -> Result<u64, BuildFailure> {
     if received == 0 {
         arriving.begin();
     }
@@ -334,7 +368,10 @@ async fn append(transfer: &Transfer, arriving: &mut Arriving, mut received: u64,
     while let Some(chunk) = chunks.next().await {
         // The client asks how much has arrived, and goes on from there.
         let Ok(chunk) = chunk else { break };
-        let Some(to) = arriving.unpacking.as_ref().and_then(|unpacking| unpacking.chunks.clone()) else { break };
+        let Some(to) = arriving.unpacking.as_ref().and_then(|unpacking| unpacking.chunks.clone())
+        else {
+            break;
+        };
         // One permit first: a chunk counts once, whenever this is cut off.
         let Ok(permit) = to.reserve().await else {
             arriving.end().await?;
@@ -366,7 +403,10 @@ async fn finish(State(transfer): State<Transfer>, Json(finish): Json<Finish>) ->
     if found != finish.sha256 {
         // From the beginning: which part is wrong nobody knows.
         transfer.stage.send_replace(Stage::Uploading { received: 0 });
-        return refused(StatusCode::UNPROCESSABLE_ENTITY, format!("the SHA-256 of what arrived is {found}"));
+        return refused(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("the SHA-256 of what arrived is {found}"),
+        );
     }
     match tokio::time::timeout(HELD, arriving.end()).await {
         Ok(Ok(())) => {
@@ -394,11 +434,17 @@ async fn result(State(transfer): State<Transfer>) -> Response {
     }
 }
 
-async fn file(State(transfer): State<Transfer>, UrlPath(path): UrlPath<String>, headers: HeaderMap) -> Response {
+async fn file(
+    State(transfer): State<Transfer>,
+    UrlPath(path): UrlPath<String>,
+    headers: HeaderMap,
+) -> Response {
     match transfer.find(&path) {
         Ok(found) if found.is_file() => {
             let sent = send(&found, &headers, transfer.given.clone()).await;
-            sent.unwrap_or_else(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+            sent.unwrap_or_else(|error| {
+                refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            })
         }
         Ok(_) => refused(StatusCode::NOT_FOUND, format!("{path:?} is not a file")),
         Err(refused) => refused,
@@ -418,7 +464,8 @@ fn pack(folder: PathBuf, given: Arc<AtomicU64>) -> Response {
     let (sender, mut chunks) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(8);
     tokio::task::spawn_blocking(move || {
         let packed = || -> io::Result<()> {
-            let mut builder = tar::Builder::new(BufWriter::with_capacity(CHUNK, ChunkWriter(sender.clone())));
+            let mut builder =
+                tar::Builder::new(BufWriter::with_capacity(CHUNK, ChunkWriter(sender.clone())));
             builder.follow_symlinks(false);
             append_content(&mut builder, &folder)?;
             builder.into_inner()?.flush()
@@ -465,7 +512,8 @@ async fn send(path: &Path, headers: &HeaderMap, given: Arc<AtomicU64>) -> io::Re
     file.seek(SeekFrom::Start(from)).await?;
     let length = to.saturating_sub(from);
     let status = if length == size { StatusCode::OK } else { StatusCode::PARTIAL_CONTENT };
-    let body = Body::from_stream(counted(ReaderStream::with_capacity(file.take(length), CHUNK), given));
+    let body =
+        Body::from_stream(counted(ReaderStream::with_capacity(file.take(length), CHUNK), given));
     Ok((status, [(header::CONTENT_LENGTH, length.to_string())], body).into_response())
 }
 
@@ -504,14 +552,20 @@ mod tests {
     use tokio::sync::{Mutex, watch};
 
     use super::{
-        Arriving, BuildFailure, BuildResult, Finish, Json, Offset, Stage, StatusCode, Stop, Transfer, fetched, finish, receive,
+        Arriving, BuildFailure, BuildResult, Finish, Json, Offset, Stage, StatusCode, Stop,
+        Transfer, fetched, finish, receive,
     };
     use crate::api::FailureReason;
 
     fn transfer(root: &Path) -> Transfer {
         Transfer {
             stage: watch::Sender::new(Stage::Uploading { received: 0 }),
-            arriving: Mutex::new(Arriving { root: root.to_owned(), hash: Sha256::new(), unpacking: None }).into(),
+            arriving: Mutex::new(Arriving {
+                root: root.to_owned(),
+                hash: Sha256::new(),
+                unpacking: None,
+            })
+            .into(),
             turn: watch::Sender::new(0),
             given: std::sync::Arc::default(),
             output: root.to_owned(),
@@ -535,7 +589,9 @@ mod tests {
 
     async fn end(transfer: &Transfer, bytes: &[u8], sum: &[u8]) -> StatusCode {
         let sha256 = hex::encode(Sha256::digest(sum));
-        finish(State(transfer.clone()), Json(Finish { size: bytes.len() as u64, sha256 })).await.status()
+        finish(State(transfer.clone()), Json(Finish { size: bytes.len() as u64, sha256 }))
+            .await
+            .status()
     }
 
     #[tokio::test]
@@ -549,7 +605,11 @@ mod tests {
         let (first, second) = bytes.split_at(bytes.len() / 2);
         assert_eq!(put(&transfer, 7, first).await, StatusCode::CONFLICT);
         assert_eq!(put(&transfer, 0, first).await, StatusCode::OK);
-        assert_eq!(end(&transfer, &bytes, &bytes).await, StatusCode::CONFLICT, "half of it is not all of it");
+        assert_eq!(
+            end(&transfer, &bytes, &bytes).await,
+            StatusCode::CONFLICT,
+            "half of it is not all of it"
+        );
         assert_eq!(put(&transfer, first.len() as u64, second).await, StatusCode::OK);
         assert_eq!(end(&transfer, &bytes, &bytes).await, StatusCode::NO_CONTENT);
         assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "hello");
@@ -611,7 +671,9 @@ mod tests {
             let transfer = transfer(&folder.path().join("source"));
             put(&transfer, 0, &bytes).await;
             assert_eq!(end(&transfer, &bytes, &bytes).await, StatusCode::INSUFFICIENT_STORAGE);
-            let Stage::Refused(failure) = transfer.stage.borrow().clone() else { panic!("it was taken") };
+            let Stage::Refused(failure) = transfer.stage.borrow().clone() else {
+                panic!("it was taken")
+            };
             assert_eq!(failure.reason, FailureReason::SourceInvalid);
         }
         // Where a folder is a file nothing can be written.

@@ -40,8 +40,14 @@ pub fn unpack_any(mut archive: impl Read, root: &Path) -> io::Result<()> {
     archive.by_ref().take(4).read_to_end(&mut magic)?;
     let mut archive = BufReader::with_capacity(1 << 18, magic.as_slice().chain(archive));
     match *magic {
-        [0x1f, 0x8b, ..] => unpack_stream(flate2::bufread::MultiGzDecoder::new(&mut archive), root, Devices::Refuse)?,
-        [0x28, 0xb5, 0x2f, 0xfd] => unpack_stream(zstd::Decoder::with_buffer(&mut archive)?, root, Devices::Refuse)?,
+        [0x1f, 0x8b, ..] => unpack_stream(
+            flate2::bufread::MultiGzDecoder::new(&mut archive),
+            root,
+            Devices::Refuse,
+        )?,
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            unpack_stream(zstd::Decoder::with_buffer(&mut archive)?, root, Devices::Refuse)?
+        }
         _ => unpack_stream(&mut archive, root, Devices::Refuse)?,
     };
     io::copy(&mut archive, &mut io::sink()).map(drop)
@@ -66,11 +72,16 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
         let mut entry = entry?;
         count += 1;
         if count > ENTRIES_LIMIT {
-            return Err(io::Error::other(format!("the archive has more than {ENTRIES_LIMIT} entries")));
+            return Err(io::Error::other(format!(
+                "the archive has more than {ENTRIES_LIMIT} entries"
+            )));
         }
         let path = entry.path()?.into_owned();
         if path.as_os_str().len() > PATH_LIMIT {
-            return Err(io::Error::other(format!("a path of {} bytes is longer than {PATH_LIMIT}", path.as_os_str().len())));
+            return Err(io::Error::other(format!(
+                "a path of {} bytes is longer than {PATH_LIMIT}",
+                path.as_os_str().len()
+            )));
         }
         match entry.header().entry_type() {
             EntryType::Regular
@@ -88,17 +99,29 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
                 io::copy(&mut entry, &mut io::sink())?;
                 continue;
             }
-            other => return Err(io::Error::other(format!("{} is a {other:?}, which a source may not hold", path.display()))),
+            other => {
+                return Err(io::Error::other(format!(
+                    "{} is a {other:?}, which a source may not hold",
+                    path.display()
+                )));
+            }
         }
         let mode = entry.header().mode().unwrap_or(0o755);
-        let modified = entry.header().mtime().ok().and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+        let modified = entry
+            .header()
+            .mtime()
+            .ok()
+            .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
         if !keeps_owners && let Some(file) = new_file(&beneath, &entry, &path) {
             fill(file, &mut entry, mode, modified)?;
             continue;
         }
         // The tar crate refuses what would be written through '..' or a link that leads out of the root.
         if !entry.unpack_in(root)? {
-            return Err(io::Error::other(format!("{} leads out of the archive's root", path.display())));
+            return Err(io::Error::other(format!(
+                "{} leads out of the archive's root",
+                path.display()
+            )));
         }
         // What the tar crate has not read of a folder or a link that has a content.
         io::copy(&mut entry, &mut io::sink())?;
@@ -126,8 +149,12 @@ pub fn unpack_stream(reader: impl Read, root: &Path, devices: Devices) -> io::Re
 /// Most entries are files that are not there yet, in folders that are: these are made in one call, in which the kernel sees to it
 /// that the path stays beneath the root and goes through no link. All others are for the tar crate, which asks a dozen times.
 fn new_file(root: &File, entry: &tar::Entry<'_, impl Read>, path: &Path) -> Option<File> {
-    let is_plain = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    if entry.header().entry_type() != EntryType::Regular || !is_plain || entry.path_bytes().ends_with(b"/") {
+    let is_plain =
+        path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if entry.header().entry_type() != EntryType::Regular
+        || !is_plain
+        || entry.path_bytes().ends_with(b"/")
+    {
         return None;
     }
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -135,7 +162,12 @@ fn new_file(root: &File, entry: &tar::Entry<'_, impl Read>, path: &Path) -> Opti
     openat2(root, path, flags, Mode::RUSR | Mode::WUSR, beneath).ok().map(File::from)
 }
 
-fn fill(mut file: File, entry: &mut impl Read, mode: u32, modified: Option<SystemTime>) -> io::Result<()> {
+fn fill(
+    mut file: File,
+    entry: &mut impl Read,
+    mode: u32,
+    modified: Option<SystemTime>,
+) -> io::Result<()> {
     io::copy(entry, &mut file)?;
     if let Some(modified) = modified {
         // As the tar crate does: some tools do not take files of the time zero.
@@ -194,13 +226,18 @@ mod tests {
         ]);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&plain).unwrap();
-        for bytes in [plain.clone(), gzip.finish().unwrap(), zstd::encode_all(plain.as_slice(), 1).unwrap()] {
+        for bytes in
+            [plain.clone(), gzip.finish().unwrap(), zstd::encode_all(plain.as_slice(), 1).unwrap()]
+        {
             let (folder, result) = unpacked(&bytes);
             result.unwrap();
             let app = folder.path().join("root/app");
             assert_eq!(fs::read_to_string(app.join("link")).unwrap(), "#!/bin/sh");
             assert_eq!(fs::read_link(app.join("link")).unwrap().to_str(), Some("run.sh"));
-            assert_eq!(fs::metadata(app.join("run.sh")).unwrap().permissions().mode() & 0o777, 0o755);
+            assert_eq!(
+                fs::metadata(app.join("run.sh")).unwrap().permissions().mode() & 0o777,
+                0o755
+            );
         }
     }
 
@@ -210,14 +247,20 @@ mod tests {
             vec![("../escaped", EntryType::Regular, "x")],
             vec![("a/../../escaped", EntryType::Regular, "x")],
             vec![("link", EntryType::Symlink, ".."), ("link/escaped", EntryType::Regular, "x")],
-            vec![("link", EntryType::Symlink, "/tmp"), ("link/escaped-by-ocibuild", EntryType::Regular, "x")],
+            vec![
+                ("link", EntryType::Symlink, "/tmp"),
+                ("link/escaped-by-ocibuild", EntryType::Regular, "x"),
+            ],
             vec![("hard", EntryType::Link, "../archive"), ("hard", EntryType::Regular, "x")],
             vec![("device", EntryType::Char, "")],
             vec![("pipe", EntryType::Fifo, "")],
         ] {
             let (folder, result) = unpacked(&archive(&entries));
             assert!(result.is_err(), "{entries:?}");
-            assert!(!folder.path().join("escaped").exists() && !std::path::Path::new("/tmp/escaped-by-ocibuild").exists());
+            assert!(
+                !folder.path().join("escaped").exists()
+                    && !std::path::Path::new("/tmp/escaped-by-ocibuild").exists()
+            );
         }
     }
 
@@ -228,9 +271,11 @@ mod tests {
                 let value = "x".repeat(size);
                 // A record of a PAX header counts its own length.
                 let record = format!(" comment={value}\n");
-                let length =
-                    (record.len()..record.len() + 20).find(|length| length.to_string().len() + record.len() == *length).unwrap();
-                let content = if kind == EntryType::XHeader { format!("{length}{record}") } else { value };
+                let length = (record.len()..record.len() + 20)
+                    .find(|length| length.to_string().len() + record.len() == *length)
+                    .unwrap();
+                let content =
+                    if kind == EntryType::XHeader { format!("{length}{record}") } else { value };
                 let mut header = header("long", kind, content.len());
                 header.set_cksum();
                 let mut builder = tar::Builder::new(Vec::new());
@@ -240,14 +285,24 @@ mod tests {
                 builder.append(&file, &b"x"[..]).unwrap();
                 let result = unpacked(&builder.into_inner().unwrap()).1;
                 let says = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
-                assert_eq!(says.contains("longer than 1048576 bytes"), !is_taken, "{kind:?} of {size}: {says}");
+                assert_eq!(
+                    says.contains("longer than 1048576 bytes"),
+                    !is_taken,
+                    "{kind:?} of {size}: {says}"
+                );
             }
         }
     }
 
     #[test]
     fn what_is_no_archive_is_refused() {
-        for bytes in [&b""[..], b"hello", b"\x1f\x8bnonsense", b"\x28\xb5\x2f\xfdnonsense", b"<html>not found</html>"] {
+        for bytes in [
+            &b""[..],
+            b"hello",
+            b"\x1f\x8bnonsense",
+            b"\x28\xb5\x2f\xfdnonsense",
+            b"<html>not found</html>",
+        ] {
             assert!(unpacked(bytes).1.is_err(), "{bytes:?}");
         }
     }

@@ -26,7 +26,9 @@ async fn receiver() -> (String, mpsc::UnboundedReceiver<ExportTraceServiceReques
         assert_eq!(headers["content-type"], "application/x-protobuf");
         sender.send(ExportTraceServiceRequest::decode(body).unwrap()).unwrap();
     };
-    tokio::spawn(async move { axum::serve(listener, Router::new().route("/v1/traces", post(taken))).await });
+    tokio::spawn(async move {
+        axum::serve(listener, Router::new().route("/v1/traces", post(taken))).await
+    });
     (address, received)
 }
 
@@ -66,10 +68,18 @@ async fn reconcile() {
         otel.status_code = Empty
     );
     async {
-        let write = tracing::info_span!("write", otel.name = "create pod", otel.kind = "client", object = "app-g3-a1");
+        let write = tracing::info_span!(
+            "write",
+            otel.name = "create pod",
+            otel.kind = "client",
+            object = "app-g3-a1"
+        );
         write.in_scope(|| tracing::info!("the pod was made"));
-        tracing::info_span!(target: "hyper_util", "connect").in_scope(|| tracing::debug!("not told"));
-        tracing::Span::current().record("decision", "begin create_pod").record("otel.status_code", "ERROR");
+        tracing::info_span!(target: "hyper_util", "connect")
+            .in_scope(|| tracing::debug!("not told"));
+        tracing::Span::current()
+            .record("decision", "begin create_pod")
+            .record("otel.status_code", "ERROR");
     }
     .instrument(span)
     .await;
@@ -96,16 +106,30 @@ async fn a_reconcile_is_sent_as_a_trace_with_its_writes_below_it() {
 
     let request = received.recv().await.unwrap();
     let [resource] = request.resource_spans.as_slice() else { panic!("{request:?}") };
-    let service =
-        resource.resource.as_ref().unwrap().attributes.iter().find(|attribute| attribute.key == "service.name").unwrap();
-    assert_eq!(service.value.as_ref().unwrap().value, Some(AnyValue::StringValue("ocibuild-controller".to_owned())));
+    let service = resource
+        .resource
+        .as_ref()
+        .unwrap()
+        .attributes
+        .iter()
+        .find(|attribute| attribute.key == "service.name")
+        .unwrap();
+    assert_eq!(
+        service.value.as_ref().unwrap().value,
+        Some(AnyValue::StringValue("ocibuild-controller".to_owned()))
+    );
     let spans: Vec<_> = resource.scope_spans.iter().flat_map(|scope| &scope.spans).collect();
     let [write, reconcile] = spans.as_slice() else { panic!("{spans:?}") };
     assert_eq!((reconcile.name.as_str(), write.name.as_str()), ("reconcile", "create pod"));
     assert!(reconcile.parent_span_id.is_empty());
     assert_eq!((&write.parent_span_id, &write.trace_id), (&reconcile.span_id, &reconcile.trace_id));
     assert_eq!(write.kind, i32::from(SpanKind::Client));
-    for (key, value) in [("build", "app"), ("namespace", "team"), ("generation", "3"), ("decision", "begin create_pod")] {
+    for (key, value) in [
+        ("build", "app"),
+        ("namespace", "team"),
+        ("generation", "3"),
+        ("decision", "begin create_pod"),
+    ] {
         assert_eq!(attribute(reconcile, key).as_deref(), Some(value), "{key}");
     }
     assert_eq!(attribute(write, "object").as_deref(), Some("app-g3-a1"));
@@ -116,12 +140,17 @@ async fn a_reconcile_is_sent_as_a_trace_with_its_writes_below_it() {
 async fn a_line_of_the_log_has_the_fields_of_the_spans_around_it() {
     let written = Written::default();
     let into = written.clone();
-    reconcile().with_subscriber(subscriber(move || into.clone(), EnvFilter::new("info"), None)).await;
+    reconcile()
+        .with_subscriber(subscriber(move || into.clone(), EnvFilter::new("info"), None))
+        .await;
     let lines = written.lines();
     let [line] = lines.as_slice() else { panic!("{lines:?}") };
     assert_eq!(line["message"], "the pod was made");
     let spans = &line["spans"];
-    assert_eq!((&spans[0]["build"], &spans[0]["namespace"], &spans[0]["generation"]), (&"app".into(), &"team".into(), &3.into()));
+    assert_eq!(
+        (&spans[0]["build"], &spans[0]["namespace"], &spans[0]["generation"]),
+        (&"app".into(), &"team".into(), &3.into())
+    );
     assert_eq!(spans[1]["object"], "app-g3-a1");
 }
 

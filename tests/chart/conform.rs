@@ -33,7 +33,8 @@ fn kubeconform_finds_nothing_wrong_with_the_examples() {
     for entry in fs::read_dir(examples).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "yaml") {
-            let documents: Vec<Value> = serde_saphyr::from_multiple(&fs::read_to_string(&path).unwrap()).unwrap();
+            let documents: Vec<Value> =
+                serde_saphyr::from_multiple(&fs::read_to_string(&path).unwrap()).unwrap();
             conform(schemas.path(), &path.display().to_string(), &documents);
             seen += 1;
         }
@@ -58,7 +59,8 @@ fn a_restricted_namespace_admits_the_operator() {
     let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": {
         "generateName": "restricted-", "labels": { "pod-security.kubernetes.io/enforce": "restricted" },
     } });
-    let namespace = kubectl(&["create", "--filename", "-", "--output", "name"], Some(&namespace)).unwrap();
+    let namespace =
+        kubectl(&["create", "--filename", "-", "--output", "name"], Some(&namespace)).unwrap();
     let namespace = namespace.trim();
     let objects = rendered(&["serviceAccount.create=false"]);
     let template = &super::only(&objects, "Deployment")["spec"]["template"];
@@ -67,7 +69,10 @@ fn a_restricted_namespace_admits_the_operator() {
         pod["kind"] = json!("Pod");
         pod["metadata"]["name"] = json!("operator");
         let namespace = namespace.trim_start_matches("namespace/");
-        kubectl(&["create", "--namespace", namespace, "--dry-run=server", "--filename", "-"], Some(&pod))
+        kubectl(
+            &["create", "--namespace", namespace, "--dry-run=server", "--filename", "-"],
+            Some(&pod),
+        )
     };
     let operator = create(template.clone());
     let mut root = template.clone();
@@ -88,7 +93,15 @@ fn conform(schemas: &Path, what: &str, documents: &[Value]) {
 
 fn kubeconform(schemas: &Path, documents: &[Value]) -> Value {
     let mut kubeconform = Command::new(tool("kubeconform"))
-        .args(["-strict", "-summary", "-output", "json", "-skip", &FOREIGN.join(","), "-schema-location"])
+        .args([
+            "-strict",
+            "-summary",
+            "-output",
+            "json",
+            "-skip",
+            &FOREIGN.join(","),
+            "-schema-location",
+        ])
         .arg(schemas.join("{{ .ResourceKind }}{{ .KindSuffix }}.json"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -100,7 +113,8 @@ fn kubeconform(schemas: &Path, documents: &[Value]) -> Value {
     let feeder = std::thread::spawn(move || stdin.write_all(text.as_bytes()).unwrap());
     let output = kubeconform.wait_with_output().unwrap();
     feeder.join().unwrap();
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("kubeconform answered no JSON: {error}"))
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("kubeconform answered no JSON: {error}"))
 }
 
 /// A folder with a strict JSON schema for each kind.
@@ -111,8 +125,12 @@ fn schemas() -> tempfile::TempDir {
     definitions.insert("OciBuild".to_owned(), build);
     for (name, schema) in &mut definitions {
         match name.as_str() {
-            "io.k8s.apimachinery.pkg.util.intstr.IntOrString" => *schema = json!({ "type": ["string", "integer"] }),
-            "io.k8s.apimachinery.pkg.api.resource.Quantity" => *schema = json!({ "type": ["string", "number"] }),
+            "io.k8s.apimachinery.pkg.util.intstr.IntOrString" => {
+                *schema = json!({ "type": ["string", "integer"] })
+            }
+            "io.k8s.apimachinery.pkg.api.resource.Quantity" => {
+                *schema = json!({ "type": ["string", "number"] })
+            }
             _ => make_strict(schema),
         }
     }
@@ -129,7 +147,11 @@ fn schemas() -> tempfile::TempDir {
         let reference = json!({ "$ref": format!("definitions.json#/definitions/{name}") });
         fs::write(folder.path().join(file), reference.to_string()).unwrap();
     }
-    fs::write(folder.path().join("definitions.json"), json!({ "definitions": definitions }).to_string()).unwrap();
+    fs::write(
+        folder.path().join("definitions.json"),
+        json!({ "definitions": definitions }).to_string(),
+    )
+    .unwrap();
     folder
 }
 
@@ -192,7 +214,9 @@ fn make_strict(schema: &mut Value) {
             make_strict(inner);
         }
     }
-    for property in fields.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+    for property in
+        fields.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten()
+    {
         make_strict(property.1);
     }
 }

@@ -23,13 +23,37 @@ const SHAPES: &[&[&str]] = &[
     &["replicas=1", "crds.install=false", "rbac.aggregateClusterRoles=false"],
     &["config.watchNamespaces={team-a,team-b}", "networkPolicy.builds.enabled=true"],
     &["networkPolicy.builds.enabled=true", "networkPolicy.builds.namespaces={team-a}"],
-    &["config.allowedIsolations={rootless}", "config.defaults.isolation=rootless", "config.rootlessProfiles=unconfined"],
+    &[
+        "config.allowedIsolations={rootless}",
+        "config.defaults.isolation=rootless",
+        "config.rootlessProfiles=unconfined",
+    ],
     &["metrics.serviceMonitor.enabled=true", "metrics.serviceMonitor.labels.release=prometheus"],
-    &["metrics.dashboard.enabled=true", "metrics.alerts.enabled=true", "metrics.alerts.labels.release=prometheus"],
+    &[
+        "metrics.dashboard.enabled=true",
+        "metrics.alerts.enabled=true",
+        "metrics.alerts.labels.release=prometheus",
+    ],
     &["tracing.otlpEndpoint=http://otel-collector.monitoring:4318", "tracing.sampleRatio=0.1"],
-    &["serviceAccount.create=false", "serviceAccount.name=builder", "rbac.create=false", "networkPolicy.enabled=false"],
-    &["imagePullSecrets[0].name=pull", "config.images.pullSecrets[0].name=pull", "priorityClassName=high", "logLevel=debug"],
-    &["nodeSelector.a=b", "tolerations[0].operator=Exists", "podLabels.team=a", "podAnnotations.a=b", "nameOverride=images"],
+    &[
+        "serviceAccount.create=false",
+        "serviceAccount.name=builder",
+        "rbac.create=false",
+        "networkPolicy.enabled=false",
+    ],
+    &[
+        "imagePullSecrets[0].name=pull",
+        "config.images.pullSecrets[0].name=pull",
+        "priorityClassName=high",
+        "logLevel=debug",
+    ],
+    &[
+        "nodeSelector.a=b",
+        "tolerations[0].operator=Exists",
+        "podLabels.team=a",
+        "podAnnotations.a=b",
+        "nameOverride=images",
+    ],
 ];
 
 fn helm(arguments: &[&str], values: &[&str]) -> Result<String, String> {
@@ -64,20 +88,24 @@ fn only<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
 }
 
 fn configuration(objects: &[Value]) -> OperatorConfig {
-    serde_saphyr::from_str(only(objects, "ConfigMap")["data"]["config.yaml"].as_str().unwrap()).unwrap()
+    serde_saphyr::from_str(only(objects, "ConfigMap")["data"]["config.yaml"].as_str().unwrap())
+        .unwrap()
 }
 
 #[test]
 fn helm_finds_nothing_to_say() {
     for values in SHAPES {
-        helm(&["lint", "--strict", CHART], values).unwrap_or_else(|message| panic!("{values:?}: {message}"));
+        helm(&["lint", "--strict", CHART], values)
+            .unwrap_or_else(|message| panic!("{values:?}: {message}"));
     }
 }
 
 #[test]
 fn the_default_values_are_the_defaults_of_the_operator() {
     let version = env!("CARGO_PKG_VERSION");
-    let chart: Value = serde_saphyr::from_str(&std::fs::read_to_string(format!("{CHART}/Chart.yaml")).unwrap()).unwrap();
+    let chart: Value =
+        serde_saphyr::from_str(&std::fs::read_to_string(format!("{CHART}/Chart.yaml")).unwrap())
+            .unwrap();
     assert_eq!((&chart["version"], &chart["appVersion"]), (&json!(version), &json!(version)));
     assert_eq!(configuration(&rendered(&[])), OperatorConfig::default());
 }
@@ -105,7 +133,10 @@ fn values_reach_the_operator() {
     assert_eq!(configuration.defaults.output_storage_class.as_deref(), Some("fast"));
     assert_eq!(configuration.registries["docker.io"].mirrors, ["mirror.example.com:5000"]);
     assert_eq!(configuration.waits.start.0.as_secs(), 90);
-    assert_eq!((configuration.queue.max_running, configuration.queue.max_running_per_namespace), (Some(20), None));
+    assert_eq!(
+        (configuration.queue.max_running, configuration.queue.max_running_per_namespace),
+        (Some(20), None)
+    );
     assert_eq!(configuration.waits.push.unwrap().0.as_secs(), 1200);
     assert_eq!(configuration.waits.source, None);
     assert_eq!(configuration.images.buildkit_rootless, "registry.example.com/buildkit:rootless");
@@ -133,8 +164,14 @@ fn bad_values_are_refused_in_these_words() {
         ("replicas=two", "at '/replicas': got string, want integer"),
         ("config.waits.clam=5s", "at '/config/waits': additional properties 'clam' not allowed"),
         ("config.waits.queue=soon", "at '/config/waits/queue': 'soon' does not match pattern"),
-        ("config.defaults.timeout=1d", "at '/config/defaults/timeout': '1d' does not match pattern"),
-        ("config.defaults.resources.limits.memory=4 GB", "at '/config/defaults/resources/limits/memory': '4 GB' does not match"),
+        (
+            "config.defaults.timeout=1d",
+            "at '/config/defaults/timeout': '1d' does not match pattern",
+        ),
+        (
+            "config.defaults.resources.limits.memory=4 GB",
+            "at '/config/defaults/resources/limits/memory': '4 GB' does not match",
+        ),
         (
             "config.allowedIsolations={docker}",
             "at '/config/allowedIsolations/0': value must be one of 'rootless', 'userns', 'privileged'",
@@ -144,11 +181,20 @@ fn bad_values_are_refused_in_these_words() {
             "config.defaults.isolation=privileged",
             "config.defaults.isolation is privileged, but config.allowedIsolations has only rootless, userns",
         ),
-        ("networkPolicy.builds.enabled=true", "Name them in networkPolicy.builds.namespaces or config.watchNamespaces."),
-        ("tracing.otlpEndpoint=otel-collector:4318", "at '/tracing/otlpEndpoint': 'otel-collector:4318' does not match pattern"),
+        (
+            "networkPolicy.builds.enabled=true",
+            "Name them in networkPolicy.builds.namespaces or config.watchNamespaces.",
+        ),
+        (
+            "tracing.otlpEndpoint=otel-collector:4318",
+            "at '/tracing/otlpEndpoint': 'otel-collector:4318' does not match pattern",
+        ),
         ("tracing.sampleRatio=half", "at '/tracing/sampleRatio': 'half' does not match pattern"),
         ("tracing.sampleRatio=2", "at '/tracing/sampleRatio': maximum: got 2, want 1"),
-        ("metrics.service.enabled=false,metrics.serviceMonitor.enabled=true", "needs metrics.service.enabled"),
+        (
+            "metrics.service.enabled=false,metrics.serviceMonitor.enabled=true",
+            "needs metrics.service.enabled",
+        ),
     ] {
         let message = rendered_text(&[value]).expect_err(value);
         assert!(message.contains(words), "{value}: {message}");
@@ -180,7 +226,10 @@ fn with_a_queue_it_may_read_priority_classes_too() {
 
 #[test]
 fn with_namespaces_named_it_may_do_it_there_alone() {
-    let objects = rendered(&["config.watchNamespaces={team-a,team-b}", "config.allowedIsolations={rootless}"]);
+    let objects = rendered(&[
+        "config.watchNamespaces={team-a,team-b}",
+        "config.allowedIsolations={rootless}",
+    ]);
     insta::assert_snapshot!(rights(&objects), @r"
     Role team-a/ocibuild-builds: ocibuild.dev/ocibuilds get,list,watch,delete
     Role team-a/ocibuild-builds: ocibuild.dev/ocibuilds/status patch
@@ -201,8 +250,13 @@ fn with_namespaces_named_it_may_do_it_there_alone() {
 fn rights(objects: &[Value]) -> String {
     let account = only(objects, "ServiceAccount")["metadata"]["name"].as_str().unwrap();
     let mut lines = Vec::new();
-    for binding in objects.iter().filter(|object| object["kind"].as_str().unwrap().ends_with("RoleBinding")) {
-        assert_eq!(binding["subjects"], json!([{ "kind": "ServiceAccount", "name": account, "namespace": "ocibuild-system" }]));
+    for binding in
+        objects.iter().filter(|object| object["kind"].as_str().unwrap().ends_with("RoleBinding"))
+    {
+        assert_eq!(
+            binding["subjects"],
+            json!([{ "kind": "ServiceAccount", "name": account, "namespace": "ocibuild-system" }])
+        );
         let role = objects
             .iter()
             .find(|object| {
@@ -211,10 +265,14 @@ fn rights(objects: &[Value]) -> String {
                     && object["metadata"]["namespace"] == binding["metadata"]["namespace"]
             })
             .unwrap_or_else(|| panic!("nothing to bind: {binding}"));
-        let namespace = role["metadata"]["namespace"].as_str().map(|namespace| format!("{namespace}/")).unwrap_or_default();
+        let namespace = role["metadata"]["namespace"]
+            .as_str()
+            .map(|namespace| format!("{namespace}/"))
+            .unwrap_or_default();
         for rule in role["rules"].as_array().unwrap() {
             let list = |field: &str| {
-                let texts = rule[field].as_array().into_iter().flatten().map(|text| text.as_str().unwrap());
+                let texts =
+                    rule[field].as_array().into_iter().flatten().map(|text| text.as_str().unwrap());
                 texts.collect::<Vec<_>>().join(",")
             };
             let line = format!(
@@ -235,17 +293,28 @@ fn rights(objects: &[Value]) -> String {
 #[test]
 fn no_role_of_the_chart_reaches_secrets_or_into_pods() {
     for values in SHAPES {
-        let of_pipelines = |role: &Value| role["metadata"]["name"].as_str().unwrap().ends_with("-pipeline");
-        for role in rendered(values).iter().filter(|object| object["rules"].is_array() && !of_pipelines(object)) {
+        let of_pipelines =
+            |role: &Value| role["metadata"]["name"].as_str().unwrap().ends_with("-pipeline");
+        for role in rendered(values)
+            .iter()
+            .filter(|object| object["rules"].is_array() && !of_pipelines(object))
+        {
             for rule in role["rules"].as_array().unwrap() {
                 let names: BTreeSet<_> = ["apiGroups", "resources", "verbs"]
                     .iter()
                     .flat_map(|field| rule[field].as_array().unwrap())
                     .map(|name| name.as_str().unwrap())
                     .collect();
-                for never in
-                    ["secrets", "configmaps", "pods/exec", "pods/log", "pods/portforward", "*", "impersonate", "escalate"]
-                {
+                for never in [
+                    "secrets",
+                    "configmaps",
+                    "pods/exec",
+                    "pods/log",
+                    "pods/portforward",
+                    "*",
+                    "impersonate",
+                    "escalate",
+                ] {
                     assert!(!names.contains(never), "{values:?}: {role}");
                 }
             }
@@ -257,9 +326,15 @@ fn no_role_of_the_chart_reaches_secrets_or_into_pods() {
 #[test]
 fn a_pipeline_may_build_and_no_more() {
     let objects = rendered(&[]);
-    let roles: Vec<_> = objects.iter().filter(|object| object["metadata"]["name"] == "ocibuild-pipeline").collect();
+    let roles: Vec<_> =
+        objects.iter().filter(|object| object["metadata"]["name"] == "ocibuild-pipeline").collect();
     let [role] = roles.as_slice() else { panic!("one role: {roles:?}") };
-    let rules: Vec<_> = role["rules"].as_array().unwrap().iter().map(|rule| (&rule["resources"][0], &rule["verbs"])).collect();
+    let rules: Vec<_> = role["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| (&rule["resources"][0], &rule["verbs"]))
+        .collect();
     assert_eq!(
         json!(rules),
         json!([
@@ -270,7 +345,11 @@ fn a_pipeline_may_build_and_no_more() {
             ["pods/portforward", ["create", "get"]],
         ])
     );
-    assert!(rendered(&["rbac.pipelineClusterRole=false"]).iter().all(|object| object["metadata"]["name"] != "ocibuild-pipeline"));
+    assert!(
+        rendered(&["rbac.pipelineClusterRole=false"])
+            .iter()
+            .all(|object| object["metadata"]["name"] != "ocibuild-pipeline")
+    );
 }
 
 /// The Pod Security standard *restricted*, which the API server would enforce.
@@ -295,28 +374,53 @@ fn the_operator_runs_restricted() {
                 "capabilities": { "drop": ["ALL"] },
             });
             assert_eq!(container["securityContext"], expected);
-            assert!(container["ports"].as_array().unwrap().iter().all(|port| port["hostPort"].is_null()));
+            assert!(
+                container["ports"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .all(|port| port["hostPort"].is_null())
+            );
         }
     }
 }
 
 #[test]
 fn selectors_find_the_pods_of_the_operator() {
-    let objects =
-        rendered(&["metrics.serviceMonitor.enabled=true", "networkPolicy.builds.enabled=true", "config.watchNamespaces={a}"]);
+    let objects = rendered(&[
+        "metrics.serviceMonitor.enabled=true",
+        "networkPolicy.builds.enabled=true",
+        "config.watchNamespaces={a}",
+    ]);
     let pods = only(&objects, "Deployment")["spec"]["template"]["metadata"]["labels"].clone();
     let service = only(&objects, "Service");
-    let build_policy =
-        of_kind(&objects, "NetworkPolicy").into_iter().find(|policy| policy["metadata"]["namespace"] == "a").unwrap();
-    let own_policy =
-        of_kind(&objects, "NetworkPolicy").into_iter().find(|policy| policy["metadata"]["namespace"] != "a").unwrap();
+    let build_policy = of_kind(&objects, "NetworkPolicy")
+        .into_iter()
+        .find(|policy| policy["metadata"]["namespace"] == "a")
+        .unwrap();
+    let own_policy = of_kind(&objects, "NetworkPolicy")
+        .into_iter()
+        .find(|policy| policy["metadata"]["namespace"] != "a")
+        .unwrap();
     for (what, selector, labels) in [
         ("Deployment", &only(&objects, "Deployment")["spec"]["selector"]["matchLabels"], &pods),
-        ("PodDisruptionBudget", &only(&objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"], &pods),
+        (
+            "PodDisruptionBudget",
+            &only(&objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+            &pods,
+        ),
         ("Service", &service["spec"]["selector"], &pods),
         ("NetworkPolicy", &own_policy["spec"]["podSelector"]["matchLabels"], &pods),
-        ("ServiceMonitor", &only(&objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"], &service["metadata"]["labels"]),
-        ("NetworkPolicy of builds", &build_policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"], &pods),
+        (
+            "ServiceMonitor",
+            &only(&objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"],
+            &service["metadata"]["labels"],
+        ),
+        (
+            "NetworkPolicy of builds",
+            &build_policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"],
+            &pods,
+        ),
     ] {
         let selector = selector.as_object().unwrap();
         assert!(!selector.is_empty(), "{what}");
@@ -358,7 +462,10 @@ fn the_definition_is_installed_as_it_is_and_kept_on_uninstall() {
     let objects = rendered(&[]);
     let installed = only(&objects, "CustomResourceDefinition");
     let definition: Value = serde_saphyr::from_str(&crd_yaml()).unwrap();
-    assert!(installed["spec"] == definition["spec"], "the chart's definition has drifted: BLESS=1 cargo test --test crd");
+    assert!(
+        installed["spec"] == definition["spec"],
+        "the chart's definition has drifted: BLESS=1 cargo test --test crd"
+    );
     assert_eq!(installed["metadata"]["name"], definition["metadata"]["name"]);
     assert_eq!(installed["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
     assert_eq!(of_kind(&rendered(&["crds.install=false"]), "CustomResourceDefinition").len(), 0);
@@ -369,7 +476,8 @@ fn the_notes_hold_a_build_that_can_be_pasted() {
     let notes = helm(&["install", "ocibuild", CHART, "--dry-run=client"], &[]).unwrap();
     let (_, notes) = notes.split_once("NOTES:").expect("helm prints the notes");
     let (_, pasted) = notes.split_once("<<'END'\n").expect("the notes paste a manifest");
-    let (manifest, _) = pasted.split_once("\nEND\n").expect("the shell sees the end of the manifest");
+    let (manifest, _) =
+        pasted.split_once("\nEND\n").expect("the shell sees the end of the manifest");
     let build: OciBuild = serde_saphyr::from_str(manifest).unwrap();
     OciBuildSpec::validate_cel(&json!(build.spec), None).unwrap();
 }

@@ -25,7 +25,8 @@ fn dashboard_and_alerts_are_there_when_they_are_asked_for() {
     assert_eq!(dashboard["metadata"]["labels"]["grafana_dashboard"], "1");
     assert_eq!(dashboard["metadata"]["labels"]["team"], "a");
     let file = |name: &str| fs::read_to_string(format!("{CHART}/files/{name}")).unwrap();
-    let shown: Value = serde_json::from_str(dashboard["data"]["ocibuild.json"].as_str().unwrap()).unwrap();
+    let shown: Value =
+        serde_json::from_str(dashboard["data"]["ocibuild.json"].as_str().unwrap()).unwrap();
     assert_eq!(shown, serde_json::from_str::<Value>(&file("dashboard.json")).unwrap());
     let rule = only(&objects, "PrometheusRule");
     assert_eq!(rule["metadata"]["labels"]["release"], "prometheus");
@@ -56,7 +57,11 @@ fn traces_are_sent_where_the_values_say_and_the_network_policy_lets_them() {
         egress.into_iter().skip(3).map(|rule| rule["ports"].clone()).collect()
     };
     let objects = rendered(&[]);
-    assert_eq!((variables(&objects), ports(&objects)), (json!([]), Vec::new()), "nowhere by default");
+    assert_eq!(
+        (variables(&objects), ports(&objects)),
+        (json!([]), Vec::new()),
+        "nowhere by default"
+    );
 
     for (endpoint, port) in [
         ("http://otel-collector.monitoring:4318", 4318),
@@ -64,7 +69,8 @@ fn traces_are_sent_where_the_values_say_and_the_network_policy_lets_them() {
         ("http://traces.example.com/otlp", 80),
         ("https://[2001:db8::1]:4319/", 4319),
     ] {
-        let objects = rendered(&[&format!("tracing.otlpEndpoint={endpoint}"), "tracing.sampleRatio=0.25"]);
+        let objects =
+            rendered(&[&format!("tracing.otlpEndpoint={endpoint}"), "tracing.sampleRatio=0.25"]);
         let expected = json!([
             ["OTEL_EXPORTER_OTLP_ENDPOINT", endpoint],
             ["OTEL_TRACES_SAMPLER", "parentbased_traceidratio"],

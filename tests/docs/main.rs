@@ -34,8 +34,14 @@ fn every_failure_reason_stands_in_the_documentation() {
         assert!(!reason.hint().is_empty(), "{name} has no hint");
         assert!(!reason.evidence().is_empty(), "{name} has no evidence");
         let retried = if reason.is_retryable() { "yes" } else { "" };
-        writeln!(page, "| `{name}` | {} | {} | {} | {retried} |", cell(meaning), cell(reason.evidence()), cell(reason.hint()))
-            .unwrap();
+        writeln!(
+            page,
+            "| `{name}` | {} | {} | {} | {retried} |",
+            cell(meaning),
+            cell(reason.evidence()),
+            cell(reason.hint())
+        )
+        .unwrap();
     }
     assert_page("docs/failure-reasons.md", &page);
 }
@@ -47,7 +53,10 @@ fn assert_page(path: &str, expected: &str) {
         fs::write(&file, expected).unwrap();
     }
     let found = fs::read_to_string(&file).unwrap_or_default();
-    assert!(found == expected, "{path} is not what the code says. Write it anew: BLESS=1 cargo test --test docs");
+    assert!(
+        found == expected,
+        "{path} is not what the code says. Write it anew: BLESS=1 cargo test --test docs"
+    );
 }
 
 const PAGE: &str = "\
@@ -75,8 +84,8 @@ fn examples() -> Vec<(PathBuf, Value)> {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "yaml") {
                 let text = fs::read_to_string(&path).unwrap();
-                let found: Vec<Value> =
-                    serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                let found: Vec<Value> = serde_saphyr::from_multiple(&text)
+                    .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
                 documents.extend(found.into_iter().map(|document| (path.clone(), document)));
             }
         }
@@ -94,10 +103,13 @@ fn every_example_is_a_build_that_is_taken_and_can_be_planned() {
     assert!(builds.len() >= 6, "only {} examples were found", builds.len());
     for (path, document) in builds {
         let path = path.display();
-        let mut build: OciBuild = serde_json::from_value(document.clone()).unwrap_or_else(|error| panic!("{path}: {error}"));
-        OciBuildSpec::validate_cel(&document["spec"], None).unwrap_or_else(|errors| panic!("{path}: {errors}"));
+        let mut build: OciBuild = serde_json::from_value(document.clone())
+            .unwrap_or_else(|error| panic!("{path}: {error}"));
+        OciBuildSpec::validate_cel(&document["spec"], None)
+            .unwrap_or_else(|errors| panic!("{path}: {errors}"));
         build.metadata.namespace = Some("default".to_owned());
-        validate(&build, &OperatorConfig::default()).unwrap_or_else(|error| panic!("{path}: {error}"));
+        validate(&build, &OperatorConfig::default())
+            .unwrap_or_else(|error| panic!("{path}: {error}"));
     }
 }
 
@@ -125,7 +137,8 @@ fn missing(path: &str, written: &Value, read: &Value) -> Vec<String> {
 /// The names that the specification itself uses.
 #[test]
 fn the_example_of_the_specification_is_written_as_it_stands_there() {
-    let (_, document) = builds().into_iter().find(|(path, _)| path.ends_with("examples/pvc-source.yaml")).unwrap();
+    let (_, document) =
+        builds().into_iter().find(|(path, _)| path.ends_with("examples/pvc-source.yaml")).unwrap();
     let spec = &document["spec"];
     assert_eq!(spec["context"], "source-code");
     assert_eq!(spec["dockerfile"], "source-code/Dockerfile");
@@ -145,7 +158,11 @@ fn every_claim_and_config_map_that_an_example_builds_from_stands_beside_it() {
             let beside = |(other, document): &(PathBuf, Value)| {
                 *other == path && document["kind"] == kind && document["metadata"]["name"] == *name
             };
-            assert!(name.is_null() || documents.iter().any(beside), "{}: no {kind} {name}", path.display());
+            assert!(
+                name.is_null() || documents.iter().any(beside),
+                "{}: no {kind} {name}",
+                path.display()
+            );
         }
     }
 }

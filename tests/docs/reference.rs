@@ -72,7 +72,9 @@ fn the_reference_names_every_parameter_of_the_concourse_task() {
         .iter()
         .filter_map(|field| field.sentences().parameter)
         .flat_map(|parameters| {
-            let names = parameters.split(|character| "` ,".contains(character)).filter(|word| is_parameter_name(word));
+            let names = parameters
+                .split(|character| "` ,".contains(character))
+                .filter(|word| is_parameter_name(word));
             names.map(str::to_owned).collect::<Vec<_>>()
         })
         .collect();
@@ -82,14 +84,25 @@ fn the_reference_names_every_parameter_of_the_concourse_task() {
 #[test]
 fn every_field_that_a_user_writes_has_an_example_that_is_taken() {
     let mut seen = 0;
-    for field in sections().iter().filter(|section| section.path.starts_with("spec")).flat_map(|section| &section.fields) {
+    for field in sections()
+        .iter()
+        .filter(|section| section.path.starts_with("spec"))
+        .flat_map(|section| &section.fields)
+    {
         let Some(example) = field.example() else {
-            assert!(field.section().is_some() || field.is_as_in_a_pod(), "{} has no example in src/api", field.path);
+            assert!(
+                field.section().is_some() || field.is_as_in_a_pod(),
+                "{} has no example in src/api",
+                field.path
+            );
             continue;
         };
         seen += 1;
         let path = &field.path;
-        assert!(is_of_type(&example, &field.schema), "{path}: the example {example} is not of the type");
+        assert!(
+            is_of_type(&example, &field.schema),
+            "{path}: the example {example} is not of the type"
+        );
         kube::core::cel::Validator::new()
             .validate(&field.schema, &example, None)
             .unwrap_or_else(|errors| panic!("{path}: the example {example}: {errors}"));
@@ -99,21 +112,29 @@ fn every_field_that_a_user_writes_has_an_example_that_is_taken() {
 
 /// By type, length, bounds and enumeration; rules are evaluated elsewhere.
 fn is_of_type(value: &Value, schema: &Value) -> bool {
-    let at_most = |limit: &str, size: usize| schema[limit].as_u64().is_none_or(|limit| size as u64 <= limit);
+    let at_most =
+        |limit: &str, size: usize| schema[limit].as_u64().is_none_or(|limit| size as u64 <= limit);
     let listed = schema["enum"].as_array().is_none_or(|values| values.contains(value));
     let fits = match schema["type"].as_str() {
-        Some("string") => value.as_str().is_some_and(|text| at_most("maxLength", text.chars().count())),
+        Some("string") => {
+            value.as_str().is_some_and(|text| at_most("maxLength", text.chars().count()))
+        }
         Some("integer") => value.as_i64().is_some_and(|number| {
-            number >= schema["minimum"].as_i64().unwrap_or(i64::MIN) && number <= schema["maximum"].as_i64().unwrap_or(i64::MAX)
+            number >= schema["minimum"].as_i64().unwrap_or(i64::MIN)
+                && number <= schema["maximum"].as_i64().unwrap_or(i64::MAX)
         }),
         Some("boolean") => value.is_boolean(),
-        Some("array") => value
-            .as_array()
-            .is_some_and(|items| at_most("maxItems", items.len()) && items.iter().all(|item| is_of_type(item, &schema["items"]))),
+        Some("array") => value.as_array().is_some_and(|items| {
+            at_most("maxItems", items.len())
+                && items.iter().all(|item| is_of_type(item, &schema["items"]))
+        }),
         Some("object") => value.as_object().is_some_and(|fields| {
-            let of = |name: &str| schema["properties"].get(name).or(schema.get("additionalProperties"));
+            let of =
+                |name: &str| schema["properties"].get(name).or(schema.get("additionalProperties"));
             at_most("maxProperties", fields.len())
-                && fields.iter().all(|(name, field)| of(name).is_some_and(|schema| is_of_type(field, schema)))
+                && fields
+                    .iter()
+                    .all(|(name, field)| of(name).is_some_and(|schema| is_of_type(field, schema)))
         }),
         _ => schema["x-kubernetes-int-or-string"] == true && (value.is_string() || value.is_i64()),
     };
@@ -124,8 +145,14 @@ fn is_of_type(value: &Value, schema: &Value) -> bool {
 fn sentences_of_a_description_get_their_columns() {
     for (description, expected) in [
         ("Where it is.", ("Where it is.", None, None)),
-        ("A path; `.` is the root. Task parameter CONTEXT.", ("A path; `.` is the root.", None, Some("`CONTEXT`"))),
-        ("The tag; `latest` if left out. Any text.", ("The tag. Any text.", Some("`latest`"), None)),
+        (
+            "A path; `.` is the root. Task parameter CONTEXT.",
+            ("A path; `.` is the root.", None, Some("`CONTEXT`")),
+        ),
+        (
+            "The tag; `latest` if left out. Any text.",
+            ("The tag. Any text.", Some("`latest`"), None),
+        ),
         ("A key, v1.2 too. `ca.crt` if left out.", ("A key, v1.2 too.", Some("`ca.crt`"), None)),
         (
             "Some. Default: `a`; `b` with several. Task parameters A_* and B_C, there for one alone.",
@@ -157,7 +184,10 @@ fn examples_are_written_so_that_yaml_reads_the_same() {
         assert!(!text.contains('\n'), "{text:?}");
         assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), value, "{text}");
     }
-    assert_eq!(yaml(&json!({"registry.example.com": {"names": ["a-b", "1"]}})), "{registry.example.com: {names: [a-b, \"1\"]}}");
+    assert_eq!(
+        yaml(&json!({"registry.example.com": {"names": ["a-b", "1"]}})),
+        "{registry.example.com: {names: [a-b, \"1\"]}}"
+    );
 }
 
 /// Its title, whether it is for those who write the object, and what stands in it.
@@ -166,26 +196,35 @@ type Column = (&'static str, bool, fn(&Field) -> String);
 const COLUMNS: [Column; 6] = [
     ("field", false, |field| format!("`{}`", field.path)),
     ("type", false, type_of),
-    ("default", true, |field| if field.required { "*required*".to_owned() } else { field.default() }),
-    ("example", true, |field| field.example().map(|example| format!("`{}`", yaml(&example))).unwrap_or_default()),
+    (
+        "default",
+        true,
+        |field| if field.required { "*required*".to_owned() } else { field.default() },
+    ),
+    ("example", true, |field| {
+        field.example().map(|example| format!("`{}`", yaml(&example))).unwrap_or_default()
+    }),
     ("task parameter", true, |field| field.sentences().parameter.unwrap_or_default()),
     ("description", false, |field| field.sentences().description),
 ];
 
 /// A table of the object's fields, without the columns that no field fills.
 fn written(section: &Section) -> String {
-    let mut text = format!("\n## {}\n\n{}\n\n", section.path, Sentences::of(&section.description).description);
+    let mut text =
+        format!("\n## {}\n\n{}\n\n", section.path, Sentences::of(&section.description).description);
     let is_written_by_users = section.path.starts_with("spec");
     let columns: Vec<_> = COLUMNS
         .iter()
         .filter(|(_, for_writers, content)| {
-            (is_written_by_users || !for_writers) && section.fields.iter().any(|field| !content(field).is_empty())
+            (is_written_by_users || !for_writers)
+                && section.fields.iter().any(|field| !content(field).is_empty())
         })
         .collect();
     let titles: Vec<_> = columns.iter().map(|(title, ..)| *title).collect();
     writeln!(text, "| {} |\n|{}", titles.join(" | "), "---|".repeat(columns.len())).unwrap();
     for field in &section.fields {
-        let cells: Vec<_> = columns.iter().map(|(.., content)| content(field).replace('|', "\\|")).collect();
+        let cells: Vec<_> =
+            columns.iter().map(|(.., content)| content(field).replace('|', "\\|")).collect();
         writeln!(text, "| {} |", cells.join(" | ")).unwrap();
     }
     text
@@ -197,12 +236,16 @@ fn type_of(field: &Field) -> String {
     }
     if field.is_as_in_a_pod() {
         let name = field.path.rsplit('.').next().unwrap();
-        return format!("{}, as in a Pod: `kubectl explain pod.spec.{name}`", type_of_schema(&field.schema));
+        return format!(
+            "{}, as in a Pod: `kubectl explain pod.spec.{name}`",
+            type_of_schema(&field.schema)
+        );
     }
     let words = type_of_schema(&field.schema);
-    field
-        .section()
-        .map_or_else(|| words.clone(), |section| words.replacen("object", &format!("[object](#{})", anchor(&section)), 1))
+    field.section().map_or_else(
+        || words.clone(),
+        |section| words.replacen("object", &format!("[object](#{})", anchor(&section)), 1),
+    )
 }
 
 fn type_of_schema(schema: &Value) -> String {
@@ -212,7 +255,10 @@ fn type_of_schema(schema: &Value) -> String {
 
 fn words_of_type(schema: &Value) -> String {
     if let Some(values) = schema["enum"].as_array() {
-        return format!("one of {}", values.iter().map(|value| format!("`{}`", yaml(value))).collect::<Vec<_>>().join(", "));
+        return format!(
+            "one of {}",
+            values.iter().map(|value| format!("`{}`", yaml(value))).collect::<Vec<_>>().join(", ")
+        );
     }
     match schema["type"].as_str() {
         Some("string") if schema["format"] == "date-time" => "time (RFC 3339)".to_owned(),
@@ -238,11 +284,18 @@ fn bounds(schema: &Value) -> Vec<String> {
         .or_else(|| range(bound("minLength"), bound("maxLength"), " characters"))
         .or_else(|| range(bound("minItems"), bound("maxItems"), " items"))
         .or_else(|| range(bound("minProperties"), bound("maxProperties"), " entries"));
-    let inner = ["items", "additionalProperties"].map(|inner| &schema[inner]).into_iter().filter(|inner| inner.is_object());
+    let inner = ["items", "additionalProperties"]
+        .map(|inner| &schema[inner])
+        .into_iter()
+        .filter(|inner| inner.is_object());
     own.into_iter().chain(inner.flat_map(bounds)).collect()
 }
 
 /// The address that GitHub gives a heading.
 fn anchor(heading: &str) -> String {
-    heading.to_lowercase().chars().filter(|character| character.is_alphanumeric() || "-_".contains(*character)).collect()
+    heading
+        .to_lowercase()
+        .chars()
+        .filter(|character| character.is_alphanumeric() || "-_".contains(*character))
+        .collect()
 }

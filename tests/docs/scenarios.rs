@@ -60,9 +60,13 @@ fn named(word: &str) -> Vec<String> {
                 continue;
             }
             let text = fs::read_to_string(&path).unwrap();
-            let lists = text.lines().filter_map(|line| line.trim().strip_prefix("/// ")?.strip_prefix(word));
+            let lists = text
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("/// ")?.strip_prefix(word));
             let list_of_names = |list: &str| {
-                let (list, _) = list.split_once('.').unwrap_or_else(|| panic!("{}: no full stop after {list}", path.display()));
+                let (list, _) = list
+                    .split_once('.')
+                    .unwrap_or_else(|| panic!("{}: no full stop after {list}", path.display()));
                 list.split(';').map(|name| name.trim().to_owned()).collect::<Vec<_>>()
             };
             names.extend(lists.flat_map(list_of_names));
@@ -73,7 +77,9 @@ fn named(word: &str) -> Vec<String> {
 
 #[test]
 fn every_scenario_of_the_peer_is_named_at_one_test() {
-    for (word, expected) in [("Scenarios: ", &OF_THE_PEER[..]), ("Not tested by the peer: ", &UNTESTED_THERE[..])] {
+    for (word, expected) in
+        [("Scenarios: ", &OF_THE_PEER[..]), ("Not tested by the peer: ", &UNTESTED_THERE[..])]
+    {
         let found = named(word);
         let set: BTreeSet<_> = found.iter().map(String::as_str).collect();
         assert_eq!(set, expected.iter().copied().collect(), "{word}");

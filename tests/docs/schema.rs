@@ -39,10 +39,15 @@ fn add_section(sections: &mut Vec<Section>, path: &str, schema: &Value) {
         .map(|(name, field)| Field {
             path: format!("{path}.{name}"),
             schema: field.clone(),
-            required: schema["required"].as_array().is_some_and(|required| required.iter().any(|field| field == name.as_str())),
+            required: schema["required"]
+                .as_array()
+                .is_some_and(|required| required.iter().any(|field| field == name.as_str())),
         })
         .collect();
-    let inner: Vec<_> = fields.iter().filter_map(|field| Some((field.section()?, field.object().clone()))).collect();
+    let inner: Vec<_> = fields
+        .iter()
+        .filter_map(|field| Some((field.section()?, field.object().clone())))
+        .collect();
     let description = schema["description"].as_str().unwrap_or_default().to_owned();
     sections.push(Section { path: path.to_owned(), description, fields });
     for (path, schema) in inner {
@@ -66,7 +71,8 @@ impl Field {
 
     /// Path of the section that describes the fields of this one.
     pub fn section(&self) -> Option<String> {
-        let has_fields = self.object()["properties"].as_object().is_some_and(|fields| !fields.is_empty());
+        let has_fields =
+            self.object()["properties"].as_object().is_some_and(|fields| !fields.is_empty());
         (has_fields && !self.is_as_in_a_pod()).then(|| {
             let inside = match () {
                 () if self.schema["items"].is_object() => "[]",
@@ -94,7 +100,11 @@ impl Field {
     pub fn default(&self) -> String {
         match (&self.schema["default"], self.sentences().default) {
             (Value::Null, Some(words)) => words,
-            (Value::Null, None) if self.schema["type"] == "boolean" && self.schema["nullable"] != true => "`false`".to_owned(),
+            (Value::Null, None)
+                if self.schema["type"] == "boolean" && self.schema["nullable"] != true =>
+            {
+                "`false`".to_owned()
+            }
             (Value::Null, None) => String::new(),
             (default, _) => format!("`{}`", yaml(default)),
         }
@@ -120,7 +130,9 @@ impl Sentences {
             let sentence = sentence.trim_end_matches('.');
             if let Some(default) = sentence.strip_prefix("Default: ") {
                 taken_apart.default = Some(default.to_owned());
-            } else if let Some(parameter) = sentence.strip_prefix("Task parameters ").or(sentence.strip_prefix("Task parameter "))
+            } else if let Some(parameter) = sentence
+                .strip_prefix("Task parameters ")
+                .or(sentence.strip_prefix("Task parameter "))
             {
                 taken_apart.parameter = Some(parameter_names_as_code(parameter));
             } else if let Some(before) = sentence.strip_suffix(" if left out") {
@@ -145,7 +157,11 @@ fn split(description: &str) -> Vec<String> {
 fn parameter_names_as_code(text: &str) -> String {
     let as_code = |word: &str| {
         let name = word.trim_end_matches(',');
-        if is_parameter_name(name) { word.replace(name, &format!("`{name}`")) } else { word.to_owned() }
+        if is_parameter_name(name) {
+            word.replace(name, &format!("`{name}`"))
+        } else {
+            word.to_owned()
+        }
     };
     text.split(' ').map(as_code).collect::<Vec<_>>().join(" ")
 }
@@ -153,13 +169,17 @@ fn parameter_names_as_code(text: &str) -> String {
 /// `CONTEXT`, or `LABEL_*` for parameters whose names begin so.
 pub fn is_parameter_name(word: &str) -> bool {
     let name = word.strip_suffix('*').unwrap_or(word);
-    name.len() > 1 && name.chars().all(|character| character.is_ascii_uppercase() || character == '_')
+    name.len() > 1
+        && name.chars().all(|character| character.is_ascii_uppercase() || character == '_')
 }
 
 /// A value as it is written in a manifest, in one line.
 pub fn yaml(value: &Value) -> String {
     match value {
-        Value::String(text) if serde_saphyr::from_str::<Value>(text).is_ok_and(|read| read == *value) && !text.contains('\n') => {
+        Value::String(text)
+            if serde_saphyr::from_str::<Value>(text).is_ok_and(|read| read == *value)
+                && !text.contains('\n') =>
+        {
             text.clone()
         }
         _ => flow(value),
@@ -168,9 +188,14 @@ pub fn yaml(value: &Value) -> String {
 
 fn flow(value: &Value) -> String {
     match value {
-        Value::Array(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", "))
+        }
         Value::Object(fields) => {
-            let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{}: {}", flow_text(name), flow(value))).collect();
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(name, value)| format!("{}: {}", flow_text(name), flow(value)))
+                .collect();
             format!("{{{}}}", fields.join(", "))
         }
         Value::String(text) => flow_text(text),
@@ -182,6 +207,8 @@ fn flow(value: &Value) -> String {
 fn flow_text(text: &str) -> String {
     let as_item: Option<Vec<Value>> = serde_saphyr::from_str(&format!("[{text}]")).ok();
     let as_name: Option<Value> = serde_saphyr::from_str(&format!("{{{text}: 1}}")).ok();
-    let plain = !text.contains('\n') && as_item == Some(vec![text.into()]) && as_name == Some(serde_json::json!({ text: 1 }));
+    let plain = !text.contains('\n')
+        && as_item == Some(vec![text.into()])
+        && as_name == Some(serde_json::json!({ text: 1 }));
     if plain { text.to_owned() } else { Value::from(text).to_string() }
 }

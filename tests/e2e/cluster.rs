@@ -37,7 +37,11 @@ impl Namespace {
     }
 
     pub fn try_apply(&self, manifest: &str) -> Outcome {
-        run(&kubectl_binary(), &["--namespace", &self.name, "apply", "-f", "-"], manifest.as_bytes())
+        run(
+            &kubectl_binary(),
+            &["--namespace", &self.name, "apply", "-f", "-"],
+            manifest.as_bytes(),
+        )
     }
 
     pub fn get(&self, what: &str) -> Value {
@@ -46,7 +50,13 @@ impl Namespace {
 
     /// The status of a build once it has ended, well or not.
     pub fn ended(&self, build: &str) -> Value {
-        self.kubectl(&["wait", "--for=jsonpath={.status.completionTime}", &format!("ocib/{build}"), PATIENCE]).ok();
+        self.kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.completionTime}",
+            &format!("ocib/{build}"),
+            PATIENCE,
+        ])
+        .ok();
         self.get(&format!("ocib/{build}"))["status"].clone()
     }
 
@@ -59,7 +69,13 @@ impl Namespace {
     pub fn failed(&self, build: &str, reason: &str) -> Value {
         let status = self.ended(build);
         assert_eq!(status["phase"], "Failed", "{}\n{}", pretty(&status), self.story(build));
-        assert_eq!(status["failure"]["reason"], reason, "{}\n{}", pretty(&status), self.story(build));
+        assert_eq!(
+            status["failure"]["reason"],
+            reason,
+            "{}\n{}",
+            pretty(&status),
+            self.story(build)
+        );
         assert!(status["tar"].is_null(), "a failed build has no tar: {}", pretty(&status));
         status
     }
@@ -80,8 +96,16 @@ impl Namespace {
     pub fn event(&self, name: &str, reason: &str) {
         let selector = format!("involvedObject.name={name},reason={reason}");
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        while self.kubectl(&["get", "events", "--field-selector", &selector, "-o", "name"]).ok().is_empty() {
-            assert!(std::time::Instant::now() < deadline, "no event {reason} of {name}\n{}", self.story(name));
+        while self
+            .kubectl(&["get", "events", "--field-selector", &selector, "-o", "name"])
+            .ok()
+            .is_empty()
+        {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "no event {reason} of {name}\n{}",
+                self.story(name)
+            );
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
     }
@@ -125,9 +149,24 @@ spec:
     /// Runs a command in a pod with this input.
     pub fn shell_with_input(&self, pod: &str, command: &str, input: &[u8]) {
         // `kubectl exec` now and then closes the input before it has sent all of it, and says nothing: so it is counted.
-        let keep = ["--namespace", &self.name, "exec", "-i", pod, "--", "sh", "-c", "cat > /tmp/input && wc -c < /tmp/input"];
-        let arrived = (0..5).any(|_| run(&kubectl_binary(), &keep, input).ok().trim() == input.len().to_string());
-        assert!(arrived, "five times kubectl exec did not bring {} bytes into pod {pod}", input.len());
+        let keep = [
+            "--namespace",
+            &self.name,
+            "exec",
+            "-i",
+            pod,
+            "--",
+            "sh",
+            "-c",
+            "cat > /tmp/input && wc -c < /tmp/input",
+        ];
+        let arrived = (0..5)
+            .any(|_| run(&kubectl_binary(), &keep, input).ok().trim() == input.len().to_string());
+        assert!(
+            arrived,
+            "five times kubectl exec did not bring {} bytes into pod {pod}",
+            input.len()
+        );
         self.shell(pod, &format!("( {command} ) < /tmp/input"));
     }
 
@@ -161,12 +200,17 @@ spec:
         let path = tar.to_str().unwrap();
         let archive = format!("oci-archive:{path}");
         let digest = run("skopeo", &["inspect", "--format", "{{.Digest}}", &archive], b"").ok();
-        assert_eq!(digest.trim(), status["image"]["digest"], "skopeo reads the digest that the status says");
+        assert_eq!(
+            digest.trim(),
+            status["image"]["digest"],
+            "skopeo reads the digest that the status says"
+        );
         let sum = run("sha256sum", &[path], b"").ok();
         assert_eq!(sum.split(' ').next().unwrap(), status["tar"]["sha256"]);
         assert_eq!(std::fs::metadata(&tar).unwrap().len(), status["tar"]["size"].as_u64().unwrap());
         let claim = status["tar"]["claimName"].as_str().unwrap();
-        let location = format!("pvc://{}/{claim}/{}", self.name, status["tar"]["path"].as_str().unwrap());
+        let location =
+            format!("pvc://{}/{claim}/{}", self.name, status["tar"]["path"].as_str().unwrap());
         assert_eq!(status["tar"]["location"], location.as_str());
         let config = run("skopeo", &["inspect", "--raw", &format!("docker-archive:{path}")], b"");
         assert!(config.is_success, "docker's format is readable too: {}", config.stderr);
@@ -187,17 +231,41 @@ spec:
   containers: [{{ name: image, image: '{image}', imagePullPolicy: Never }}]
 "
         ));
-        let ended = self.kubectl(&["wait", "--for=jsonpath={.status.phase}=Succeeded", &format!("pod/{pod}"), PATIENCE]);
-        assert!(ended.is_success, "{}\n{}", ended.stderr, self.kubectl(&["describe", "pod", &pod]).stdout);
+        let ended = self.kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.phase}=Succeeded",
+            &format!("pod/{pod}"),
+            PATIENCE,
+        ]);
+        assert!(
+            ended.is_success,
+            "{}\n{}",
+            ended.stderr,
+            self.kubectl(&["describe", "pod", &pod]).stdout
+        );
         self.kubectl(&["logs", &pod]).ok()
     }
 
     pub fn pods_of(&self, build: &str) -> Vec<String> {
         let pods: Value = serde_json::from_str(
-            &self.kubectl(&["get", "pods", "-l", &format!("ocibuild.dev/build={build}"), "-o", "json"]).ok(),
+            &self
+                .kubectl(&[
+                    "get",
+                    "pods",
+                    "-l",
+                    &format!("ocibuild.dev/build={build}"),
+                    "-o",
+                    "json",
+                ])
+                .ok(),
         )
         .unwrap();
-        pods["items"].as_array().unwrap().iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+        pods["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
     }
 }
 
@@ -212,7 +280,8 @@ impl Drop for Namespace {
 
 /// Loads an image into the nodes: `OCIBUILD_LOAD_IMAGE` names the command (for kind: `kind load image-archive`).
 fn load_image(tar: &std::path::Path) {
-    let command = std::env::var("OCIBUILD_LOAD_IMAGE").unwrap_or_else(|_| "ctr images import".to_owned());
+    let command =
+        std::env::var("OCIBUILD_LOAD_IMAGE").unwrap_or_else(|_| "ctr images import".to_owned());
     let mut words = command.split(' ');
     let program = words.next().unwrap();
     let arguments: Vec<&str> = words.chain([tar.to_str().unwrap()]).collect();
@@ -222,8 +291,14 @@ fn load_image(tar: &std::path::Path) {
 /// The document by which the open registry of the development cluster serves an image, byte for byte, asked for by skopeo from
 /// outside the cluster.
 pub fn raw_manifest_in_registry(image: &str) -> String {
-    let address = std::env::var("OCIBUILD_DEV_REGISTRY").expect("OCIBUILD_DEV_REGISTRY is not set; see dev/cluster env");
-    run("skopeo", &["inspect", "--raw", "--tls-verify=false", &format!("docker://{address}/{image}")], b"").ok()
+    let address = std::env::var("OCIBUILD_DEV_REGISTRY")
+        .expect("OCIBUILD_DEV_REGISTRY is not set; see dev/cluster env");
+    run(
+        "skopeo",
+        &["inspect", "--raw", "--tls-verify=false", &format!("docker://{address}/{image}")],
+        b"",
+    )
+    .ok()
 }
 
 pub fn manifest_in_registry(image: &str) -> Value {

@@ -30,15 +30,33 @@ fn one_generation_is_one_build_and_rebuild_asks_for_another() {
     assert_eq!(namespace.pods_of("app"), ["app-g1-a1"]);
 
     namespace.apply(&build("two"));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.observedGeneration}=2", "ocib/app", "--timeout=60s"]).ok();
+    namespace
+        .kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.observedGeneration}=2",
+            "ocib/app",
+            "--timeout=60s",
+        ])
+        .ok();
     namespace.kubectl(&["wait", "--for=condition=Ready", "ocib/app", "--timeout=240s"]).ok();
     let second = namespace.succeeded("app");
     assert_ne!(second["image"]["digest"], first["image"]["digest"]);
-    assert_eq!(namespace.pods_of("app"), ["app-g2-a1"], "the pods of older generations are cleaned up");
+    assert_eq!(
+        namespace.pods_of("app"),
+        ["app-g2-a1"],
+        "the pods of older generations are cleaned up"
+    );
     namespace.check_tar(&second);
 
     namespace.kubectl(&["annotate", "ocib", "app", "ocibuild.dev/rebuild=please"]).ok();
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.observedRebuild}=please", "ocib/app", "--timeout=60s"]).ok();
+    namespace
+        .kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.observedRebuild}=please",
+            "ocib/app",
+            "--timeout=60s",
+        ])
+        .ok();
     namespace.kubectl(&["wait", "--for=condition=Ready", "ocib/app", "--timeout=240s"]).ok();
     let third = namespace.succeeded("app");
     assert_eq!((&third["observedGeneration"], &third["attempt"]), (&2.into(), &2.into()));
@@ -49,9 +67,18 @@ fn one_generation_is_one_build_and_rebuild_asks_for_another() {
 fn a_change_while_a_build_runs_stops_it_and_builds_the_new_one() {
     let namespace = Namespace::new("change");
     namespace.apply(&build("old; sleep 600"));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/app", "--timeout=240s"]).ok();
+    namespace
+        .kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/app", "--timeout=240s"])
+        .ok();
     namespace.apply(&build("new"));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.observedGeneration}=2", "ocib/app", "--timeout=60s"]).ok();
+    namespace
+        .kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.observedGeneration}=2",
+            "ocib/app",
+            "--timeout=60s",
+        ])
+        .ok();
     let status = namespace.succeeded("app");
     assert_eq!(status["observedGeneration"], 2);
     assert_eq!(namespace.pods_of("app"), ["app-g2-a1"]);
@@ -76,7 +103,11 @@ fn a_failed_generation_is_mended_by_a_changed_manifest_and_keeps_the_last_succes
 fn a_deleted_build_takes_its_pods_and_its_claim_with_it() {
     let namespace = Namespace::new("delete");
     namespace.apply(&build("x; sleep 600"));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/app", "--timeout=240s"]).ok();
+    namespace
+        .kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/app", "--timeout=240s"])
+        .ok();
     namespace.kubectl(&["delete", "ocib", "app", "--timeout=30s"]).ok();
-    namespace.kubectl(&["wait", "--for=delete", "pod/app-g1-a1", "pvc/app-output", "--timeout=60s"]).ok();
+    namespace
+        .kubectl(&["wait", "--for=delete", "pod/app-g1-a1", "pvc/app-output", "--timeout=60s"])
+        .ok();
 }

@@ -25,12 +25,26 @@ spec:
 }
 
 /// Puts a blob into the registry as every client does: where to, then all of it at once.
-fn push_blob(registry: &str, repository: &str, credentials: &[&str], file: &std::path::Path) -> Value {
+fn push_blob(
+    registry: &str,
+    repository: &str,
+    credentials: &[&str],
+    file: &std::path::Path,
+) -> Value {
     let sum = run("sha256sum", &[file.to_str().unwrap()], b"").ok();
     let digest = format!("sha256:{}", sum.split(' ').next().unwrap());
     let begin = format!("http://{registry}/v2/{repository}/blobs/uploads/");
     let place = [
-        &["--silent", "--fail", "--request", "POST", "--output", "/dev/null", "--write-out", "%header{location}"],
+        &[
+            "--silent",
+            "--fail",
+            "--request",
+            "POST",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%header{location}",
+        ],
         credentials,
         &[&begin],
     ];
@@ -57,7 +71,11 @@ fn push_artifact(registry: &str, repository: &str, credentials: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     std::fs::create_dir_all(path("tree/app")).unwrap();
-    std::fs::write(path("tree/app/Dockerfile"), "FROM busybox:1.37\nCOPY greeting /\nCMD cat /greeting\n").unwrap();
+    std::fs::write(
+        path("tree/app/Dockerfile"),
+        "FROM busybox:1.37\nCOPY greeting /\nCMD cat /greeting\n",
+    )
+    .unwrap();
     std::fs::write(path("tree/app/greeting"), "from an artifact").unwrap();
     let (tar, tree) = (path("content.tar.gz"), path("tree"));
     run("tar", &["-czf", tar.to_str().unwrap(), "-C", tree.to_str().unwrap(), "."], b"").ok();
@@ -67,9 +85,19 @@ fn push_artifact(registry: &str, repository: &str, credentials: &[&str]) {
     let mut layer = push_blob(registry, repository, credentials, &tar);
     layer["mediaType"] = json!("application/vnd.cncf.flux.content.v1.tar+gzip");
     let media_type = "application/vnd.oci.image.manifest.v1+json";
-    let manifest = json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer] }).to_string();
-    let arguments =
-        ["--silent", "--fail", "--request", "PUT", "--data", &manifest, "--header", &format!("Content-Type: {media_type}")];
+    let manifest =
+        json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer] })
+            .to_string();
+    let arguments = [
+        "--silent",
+        "--fail",
+        "--request",
+        "PUT",
+        "--data",
+        &manifest,
+        "--header",
+        &format!("Content-Type: {media_type}"),
+    ];
     let place = format!("http://{registry}/v2/{repository}/manifests/v1");
     run("curl", &[&arguments, credentials, &[&place]].concat(), b"").ok();
 }
@@ -108,7 +136,10 @@ spec:
     }
     for (name, reason) in [("no-tag", "SourceNotFound"), ("no-host", "NameResolution")] {
         let failure = namespace.failed(name, reason)["failure"].clone();
-        assert!(failure["message"].as_str().unwrap().contains("sources:"), "it names the reference: {failure}");
+        assert!(
+            failure["message"].as_str().unwrap().contains("sources:"),
+            "it names the reference: {failure}"
+        );
     }
 }
 
@@ -120,11 +151,22 @@ fn an_artifact_is_unpacked_and_its_password_is_asked_for() {
     let credentials = ["--user", "builder:correct-horse"];
     push_artifact(&address("OCIBUILD_DEV_REGISTRY_AUTH"), &repository, &credentials);
     let server = format!("--docker-server={REGISTRY_WITH_PASSWORD}");
-    let secret =
-        ["create", "secret", "docker-registry", "right", &server, "--docker-username=builder", "--docker-password=correct-horse"];
+    let secret = [
+        "create",
+        "secret",
+        "docker-registry",
+        "right",
+        &server,
+        "--docker-username=builder",
+        "--docker-password=correct-horse",
+    ];
     namespace.kubectl(&secret).ok();
     namespace.apply(&build("anonymous", &format!("{REGISTRY}/{repository}:v1"), ""));
-    namespace.apply(&build("known", &format!("{REGISTRY_WITH_PASSWORD}/{repository}:v1"), "registrySecrets: [right]"));
+    namespace.apply(&build(
+        "known",
+        &format!("{REGISTRY_WITH_PASSWORD}/{repository}:v1"),
+        "registrySecrets: [right]",
+    ));
     namespace.apply(&build("unknown", &format!("{REGISTRY_WITH_PASSWORD}/{repository}:v1"), ""));
     for name in ["anonymous", "known"] {
         let tar = namespace.check_tar(&namespace.succeeded(name));

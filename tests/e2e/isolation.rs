@@ -35,20 +35,36 @@ fn auto_takes_user_namespaces_where_the_nodes_report_them() {
     let namespace = Namespace::new("auto");
     namespace.apply(&build("auto", "isolation: auto"));
     let status = namespace.succeeded("auto");
-    let handlers: serde_json::Value =
-        serde_json::from_str(&kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].status.runtimeHandlers}"]).ok()).unwrap();
-    let default = handlers.as_array().unwrap().iter().find(|handler| handler["name"].as_str().unwrap_or_default().is_empty());
-    let expected = if default.unwrap()["features"]["userNamespaces"] == true { "userns" } else { "rootless" };
+    let handlers: serde_json::Value = serde_json::from_str(
+        &kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].status.runtimeHandlers}"]).ok(),
+    )
+    .unwrap();
+    let default = handlers
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|handler| handler["name"].as_str().unwrap_or_default().is_empty());
+    let expected =
+        if default.unwrap()["features"]["userNamespaces"] == true { "userns" } else { "rootless" };
     assert_eq!(status["pod"]["isolation"], expected);
 }
 
 #[test]
 fn auto_builds_in_a_namespace_that_enforces_the_baseline_standard() {
     let namespace = Namespace::new("baseline");
-    kubectl(&["label", "namespace", &namespace.name, "pod-security.kubernetes.io/enforce=baseline"]).ok();
+    kubectl(&[
+        "label",
+        "namespace",
+        &namespace.name,
+        "pod-security.kubernetes.io/enforce=baseline",
+    ])
+    .ok();
     namespace.apply(&build("careful", ""));
     assert_eq!(namespace.succeeded("careful")["pod"]["isolation"], "rootless");
     namespace.apply(&build("bold", "isolation: userns"));
     let status = namespace.failed("bold", "AdmissionRefused");
-    assert!(status["failure"]["message"].as_str().unwrap().contains("SYS_ADMIN"), "in the words of the policy: {status}");
+    assert!(
+        status["failure"]["message"].as_str().unwrap().contains("SYS_ADMIN"),
+        "in the words of the policy: {status}"
+    );
 }

@@ -21,9 +21,13 @@ spec:
 fn a_suspended_build_makes_no_pod_and_is_built_when_it_is_released() {
     let namespace = Namespace::new("suspend");
     namespace.apply(&build("echo one", "suspend: true"));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Suspended", "ocib/app", "--timeout=60s"]).ok();
+    namespace
+        .kubectl(&["wait", "--for=jsonpath={.status.phase}=Suspended", "ocib/app", "--timeout=60s"])
+        .ok();
     assert_eq!(namespace.pods_of("app"), Vec::<String>::new());
-    namespace.kubectl(&["patch", "ocib", "app", "--type=merge", "-p", "{\"spec\":{\"suspend\":false}}"]).ok();
+    namespace
+        .kubectl(&["patch", "ocib", "app", "--type=merge", "-p", "{\"spec\":{\"suspend\":false}}"])
+        .ok();
     assert_eq!(namespace.succeeded("app")["observedGeneration"], 2);
 }
 
@@ -31,10 +35,16 @@ fn a_suspended_build_makes_no_pod_and_is_built_when_it_is_released() {
 fn suspending_stops_a_build_that_runs() {
     let namespace = Namespace::new("suspend-running");
     namespace.apply(&build("sleep 3600", ""));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/app", "--timeout=240s"]).ok();
-    namespace.kubectl(&["patch", "ocib", "app", "--type=merge", "-p", "{\"spec\":{\"suspend\":true}}"]).ok();
+    namespace
+        .kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/app", "--timeout=240s"])
+        .ok();
+    namespace
+        .kubectl(&["patch", "ocib", "app", "--type=merge", "-p", "{\"spec\":{\"suspend\":true}}"])
+        .ok();
     namespace.kubectl(&["wait", "--for=delete", "pod/app-g1-a1", "--timeout=60s"]).ok();
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Suspended", "ocib/app", "--timeout=60s"]).ok();
+    namespace
+        .kubectl(&["wait", "--for=jsonpath={.status.phase}=Suspended", "ocib/app", "--timeout=60s"])
+        .ok();
 }
 
 #[test]
@@ -44,7 +54,14 @@ fn a_build_whose_lease_nobody_renews_is_cancelled_and_one_that_is_renewed_goes_o
     namespace.apply(&build("sleep 20", "lease: 10s").replace("name: app }", "name: renewed }"));
     let ended = || !namespace.get("ocib/renewed")["status"]["completionTime"].is_null();
     for number in 0.. {
-        namespace.kubectl(&["annotate", "--overwrite", "ocib/renewed", &format!("ocibuild.dev/renewed={number}")]).ok();
+        namespace
+            .kubectl(&[
+                "annotate",
+                "--overwrite",
+                "ocib/renewed",
+                &format!("ocibuild.dev/renewed={number}"),
+            ])
+            .ok();
         if ended() {
             break;
         }
@@ -68,17 +85,32 @@ fn a_finished_build_goes_when_its_time_is_over_with_what_was_made_for_it() {
 /// No pod of the build is left within the ten seconds that a user is promised.
 fn pods_are_gone_within_ten_seconds(namespace: &Namespace, build: &str) {
     let of_build = format!("ocibuild.dev/build={build}");
-    let gone = namespace.kubectl(&["wait", "--for=delete", "pods", "-l", &of_build, "--timeout=10s"]);
-    assert!(gone.is_success, "{build}: {}\n{}", gone.stderr, namespace.kubectl(&["get", "pods", "-o", "wide"]).stdout);
+    let gone =
+        namespace.kubectl(&["wait", "--for=delete", "pods", "-l", &of_build, "--timeout=10s"]);
+    assert!(
+        gone.is_success,
+        "{build}: {}\n{}",
+        gone.stderr,
+        namespace.kubectl(&["get", "pods", "-o", "wide"]).stdout
+    );
 }
 
 #[test]
 fn a_build_that_runs_ends_at_once_when_it_is_cancelled_suspended_changed_or_deleted() {
     let namespace = Namespace::new("stop");
-    let sleeps = |name: &str| build("sleep 3600", "").replace("{ name: app }", &format!("{{ name: {name} }}"));
+    let sleeps = |name: &str| {
+        build("sleep 3600", "").replace("{ name: app }", &format!("{{ name: {name} }}"))
+    };
     let running = |name: &str| {
         namespace.apply(&sleeps(name));
-        namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", &format!("ocib/{name}"), "--timeout=240s"]).ok();
+        namespace
+            .kubectl(&[
+                "wait",
+                "--for=jsonpath={.status.phase}=Running",
+                &format!("ocib/{name}"),
+                "--timeout=240s",
+            ])
+            .ok();
     };
 
     running("cancelled");
@@ -91,7 +123,16 @@ fn a_build_that_runs_ends_at_once_when_it_is_cancelled_suspended_changed_or_dele
     namespace.kubectl(&["wait", "--for=condition=Ready", "ocib/cancelled", "--timeout=240s"]).ok();
 
     running("suspended");
-    namespace.kubectl(&["patch", "ocib", "suspended", "--type=merge", "-p", r#"{"spec":{"suspend":true}}"#]).ok();
+    namespace
+        .kubectl(&[
+            "patch",
+            "ocib",
+            "suspended",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"suspend":true}}"#,
+        ])
+        .ok();
     pods_are_gone_within_ten_seconds(&namespace, "suspended");
 
     for cascade in ["--cascade=background", "--cascade=foreground"] {
@@ -111,15 +152,30 @@ fn a_build_that_runs_ends_at_once_when_it_is_cancelled_suspended_changed_or_dele
 #[test]
 fn a_quota_queues_builds_instead_of_failing_them() {
     let namespace = Namespace::new("quota");
-    namespace.apply("{apiVersion: v1, kind: ResourceQuota, metadata: {name: pods}, spec: {hard: {pods: 1}}}");
-    let named = |name: &str| build("sleep 3", "").replace("{ name: app }", &format!("{{ name: {name} }}"));
+    namespace.apply(
+        "{apiVersion: v1, kind: ResourceQuota, metadata: {name: pods}, spec: {hard: {pods: 1}}}",
+    );
+    let named =
+        |name: &str| build("sleep 3", "").replace("{ name: app }", &format!("{{ name: {name} }}"));
     namespace.apply(&named("first"));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/first", "--timeout=240s"]).ok();
+    namespace
+        .kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.phase}=Running",
+            "ocib/first",
+            "--timeout=240s",
+        ])
+        .ok();
     namespace.apply(&named("second"));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Queued", "ocib/second", "--timeout=30s"]).ok();
+    namespace
+        .kubectl(&["wait", "--for=jsonpath={.status.phase}=Queued", "ocib/second", "--timeout=30s"])
+        .ok();
     let queued = namespace.get("ocib/second")["status"].clone();
     assert_eq!(queued["conditions"][0]["reason"], "QuotaExceeded", "{queued}");
-    assert!(queued["conditions"][0]["message"].as_str().unwrap().contains("exceeded quota: pods"), "{queued}");
+    assert!(
+        queued["conditions"][0]["message"].as_str().unwrap().contains("exceeded quota: pods"),
+        "{queued}"
+    );
     namespace.event("second", "QuotaExceeded");
     namespace.succeeded("first");
     let status = namespace.succeeded("second");
@@ -143,8 +199,11 @@ metadata: {name: default}
 spec: {limits: [{type: Container, default: {ephemeral-storage: 2Gi}, defaultRequest: {ephemeral-storage: 10Mi}}]}
 ",
     );
-    let named = |name: &str, more: &str| build("sleep 2", more).replace("{ name: app }", &format!("{{ name: {name} }}"));
-    let large = "pod: { resources: { limits: { ephemeral-storage: 64Gi } } }\n  deadlines: { queue: 45s }";
+    let named = |name: &str, more: &str| {
+        build("sleep 2", more).replace("{ name: app }", &format!("{{ name: {name} }}"))
+    };
+    let large =
+        "pod: { resources: { limits: { ephemeral-storage: 64Gi } } }\n  deadlines: { queue: 45s }";
     namespace.apply(&named("large", large));
     namespace.event("large", "QuotaExceeded");
     for name in ["one", "two", "three"] {
@@ -191,7 +250,14 @@ spec:
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     let probe = "{apiVersion: v1, kind: Pod, metadata: {name: probe, labels: {kueue.x-k8s.io/queue-name: team}}, spec: {containers: [{name: x, image: busybox:1.37}]}}";
     loop {
-        let gates = ["create", "--dry-run=server", "-o", "jsonpath={.spec.schedulingGates[*].name}", "-f", "-"];
+        let gates = [
+            "create",
+            "--dry-run=server",
+            "-o",
+            "jsonpath={.spec.schedulingGates[*].name}",
+            "-f",
+            "-",
+        ];
         let made = crate::cluster::run(
             &crate::cluster::kubectl_binary(),
             &[&["--namespace", name.as_str()], &gates[..]].concat(),
@@ -200,17 +266,30 @@ spec:
         if made.stdout == "kueue.x-k8s.io/admission" {
             break;
         }
-        assert!(std::time::Instant::now() < deadline, "the policy does not work: {}{}", made.stdout, made.stderr);
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the policy does not work: {}{}",
+            made.stdout,
+            made.stderr
+        );
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
-    let labelled = build("true", "").replace("{ name: app }", "{ name: app, labels: { kueue.x-k8s.io/queue-name: team } }");
+    let labelled = build("true", "")
+        .replace("{ name: app }", "{ name: app, labels: { kueue.x-k8s.io/queue-name: team } }");
     namespace.apply(&labelled);
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Queued", "ocib/app", "--timeout=60s"]).ok();
+    namespace
+        .kubectl(&["wait", "--for=jsonpath={.status.phase}=Queued", "ocib/app", "--timeout=60s"])
+        .ok();
     let queued = namespace.get("ocib/app")["status"].clone();
     assert_eq!(queued["conditions"][0]["reason"], "Gated", "{queued}");
     let lift = r#"[{"op":"remove","path":"/spec/schedulingGates"}]"#;
     namespace.kubectl(&["patch", "pod", "app-g1-a1", "--type=json", "-p", lift]).ok();
     let status = namespace.succeeded("app");
     assert_eq!((&status["attempt"], namespace.pods_of("app").len()), (&1.into(), 1), "{status}");
-    crate::cluster::kubectl(&["delete", "mutatingadmissionpolicies,mutatingadmissionpolicybindings", name]).ok();
+    crate::cluster::kubectl(&[
+        "delete",
+        "mutatingadmissionpolicies,mutatingadmissionpolicybindings",
+        name,
+    ])
+    .ok();
 }

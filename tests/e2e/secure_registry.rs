@@ -32,8 +32,17 @@ pub fn registry_with_tls(namespace: &Namespace) -> (String, tempfile::TempDir) {
     )
     .ok();
     let (key, certificate) = (key.to_str().unwrap(), certificate.to_str().unwrap());
-    namespace.kubectl(&["create", "secret", "tls", "certificate", "--cert", certificate, "--key", key]).ok();
-    namespace.kubectl(&["create", "configmap", "authority", &format!("--from-file=ca.crt={certificate}")]).ok();
+    namespace
+        .kubectl(&["create", "secret", "tls", "certificate", "--cert", certificate, "--key", key])
+        .ok();
+    namespace
+        .kubectl(&[
+            "create",
+            "configmap",
+            "authority",
+            &format!("--from-file=ca.crt={certificate}"),
+        ])
+        .ok();
     namespace.kubectl(&["create", "configmap", "nonsense", "--from-literal=ca.crt=hello"]).ok();
     let image = "jsonpath={.spec.template.spec.containers[0].image}";
     let image = kubectl(&["-n", "registry", "get", "deployment", "registry", "-o", image]).ok();

@@ -21,7 +21,11 @@ fn hello_from_files_is_built_reported_and_runs() {
         namespace.pod_on_claim("digest-reader", status["tar"]["claimName"].as_str().unwrap());
         namespace.shell("digest-reader", "cat /claim/digest")
     };
-    assert_eq!(digest_file, status["image"]["configDigest"].as_str().unwrap(), "the task's digest file, without a newline");
+    assert_eq!(
+        digest_file,
+        status["image"]["configDigest"].as_str().unwrap(),
+        "the task's digest file, without a newline"
+    );
     let left = namespace.shell("digest-reader", "ls -A /claim");
     assert!(!left.contains("partial"), "nothing partial is left: {left}");
 }
@@ -145,13 +149,18 @@ fn git_revisions_are_built_and_wrong_ones_have_a_name() {
     namespace.apply(&git_build("from-commit", &namespace, "app.git", commit.trim()));
     namespace.apply(&git_build("no-branch", &namespace, "app.git", "no-such-branch"));
     namespace.apply(&git_build("no-repository", &namespace, "other.git", "main"));
-    for (name, said) in [("from-branch", "second\n"), ("from-tag", "first\n"), ("from-commit", "first\n")] {
+    for (name, said) in
+        [("from-branch", "second\n"), ("from-tag", "first\n"), ("from-commit", "first\n")]
+    {
         let status = namespace.succeeded(name);
         let tar = namespace.check_tar(&status);
         assert_eq!(namespace.run_image(&tar, &format!("{name}:latest")), said, "{name}");
     }
     let no_branch = namespace.failed("no-branch", "SourceNotFound");
-    assert!(no_branch["failure"]["message"].as_str().unwrap().contains("no-such-branch"), "{no_branch}");
+    assert!(
+        no_branch["failure"]["message"].as_str().unwrap().contains("no-such-branch"),
+        "{no_branch}"
+    );
     namespace.failed("no-repository", "SourceNotFound");
 }
 
@@ -214,7 +223,10 @@ spec:
 /// A gzip'd tar with a folder, and its SHA-256.
 fn archive() -> (Vec<u8>, String) {
     use sha2::{Digest, Sha256};
-    let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default()));
+    let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(
+        Vec::new(),
+        flate2::Compression::default(),
+    ));
     for (path, content) in [
         ("app-1.0/Dockerfile", "FROM busybox:1.37\nCOPY greeting /\nCMD cat /greeting\n"),
         ("app-1.0/greeting", "from an archive\n"),
@@ -265,7 +277,16 @@ spec: { source: { configMap: { name: no-such-map } }, context: ., imageName: unm
 #[test]
 fn kubectl_explain_describes_every_field() {
     let explained = kubectl(&["explain", "ocibuild.spec"]).ok();
-    for field in ["source", "context", "dockerfile", "imageName", "imageTag", "buildArgs", "push", "registry"] {
+    for field in [
+        "source",
+        "context",
+        "dockerfile",
+        "imageName",
+        "imageTag",
+        "buildArgs",
+        "push",
+        "registry",
+    ] {
         assert!(explained.contains(field), "{field}: {explained}");
     }
 }

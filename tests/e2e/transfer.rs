@@ -40,7 +40,8 @@ impl Tunnel {
         let mut line = String::new();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         output.read_line(&mut line).unwrap();
-        let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).expect(&line);
+        let port =
+            line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).expect(&line);
         Self { address: format!("http://127.0.0.1:{port}"), child, _output: output }
     }
 
@@ -52,14 +53,23 @@ impl Tunnel {
             if tunnel.ask(&[], "/upload").0 == "200" {
                 return tunnel;
             }
-            assert!(Instant::now() < deadline, "the runner does not listen\n{}", namespace.story("sent"));
+            assert!(
+                Instant::now() < deadline,
+                "the runner does not listen\n{}",
+                namespace.story("sent")
+            );
         }
     }
 
     /// The status code and the body of an answer.
     fn ask(&self, arguments: &[&str], path: &str) -> (String, String) {
         let address = format!("{}{path}", self.address);
-        let output = run("curl", &[&["--silent", "--write-out", "\n%{http_code}"], arguments, &[&address]].concat(), b"").stdout;
+        let output = run(
+            "curl",
+            &[&["--silent", "--write-out", "\n%{http_code}"], arguments, &[&address]].concat(),
+            b"",
+        )
+        .stdout;
         let (body, code) = output.rsplit_once('\n').unwrap();
         (code.to_owned(), body.to_owned())
     }
@@ -82,7 +92,11 @@ fn a_client_sends_the_source_in_pieces_and_fetches_the_files() {
     let folder = tempfile::tempdir().unwrap();
     let app = folder.path().join("tree/app");
     std::fs::create_dir_all(&app).unwrap();
-    std::fs::write(app.join("Dockerfile"), "FROM busybox:1.37\nCOPY greeting /\nCMD cat /greeting\n").unwrap();
+    std::fs::write(
+        app.join("Dockerfile"),
+        "FROM busybox:1.37\nCOPY greeting /\nCMD cat /greeting\n",
+    )
+    .unwrap();
     std::fs::write(app.join("greeting"), "sent by a client").unwrap();
     let archive = folder.path().join("source.tar.gz");
     run("tar", &["-czf", text(&archive), "-C", text(&folder.path().join("tree")), "."], b"").ok();
@@ -93,22 +107,34 @@ fn a_client_sends_the_source_in_pieces_and_fetches_the_files() {
     let sum = run("sha256sum", &[text(&archive)], b"").ok().split(' ').next().unwrap().to_owned();
 
     namespace.apply(BUILD);
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/sent", "--timeout=240s"]).ok();
+    namespace
+        .kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/sent", "--timeout=240s"])
+        .ok();
     let tunnel = Tunnel::to_upload(&namespace, "sent-g1-a1");
     let put = |part: &str, offset: usize| {
         let file = format!("@{}", text(&folder.path().join(part)));
-        tunnel.ask(&["--request", "PUT", "--data-binary", &file], &format!("/upload?offset={offset}"))
+        tunnel
+            .ask(&["--request", "PUT", "--data-binary", &file], &format!("/upload?offset={offset}"))
     };
     let finish = |size: usize, sum: &str| {
         let body = json!({ "size": size, "sha256": sum }).to_string();
-        tunnel.ask(&["--header", "Content-Type: application/json", "--data", &body], "/upload/finish")
+        tunnel
+            .ask(&["--header", "Content-Type: application/json", "--data", &body], "/upload/finish")
     };
     assert_eq!(put("first", 7).0, "409", "what does not begin at the end is refused");
     assert_eq!(put("first", 0), ("200".to_owned(), json!({ "received": first.len() }).to_string()));
-    assert_eq!(tunnel.ask(&[], "/upload").1, json!({ "received": first.len() }).to_string(), "where to go on");
+    assert_eq!(
+        tunnel.ask(&[], "/upload").1,
+        json!({ "received": first.len() }).to_string(),
+        "where to go on"
+    );
     assert_eq!(finish(bytes.len(), &sum).0, "409", "half of it is not all of it");
     assert_eq!(tunnel.ask(&["--request", "POST"], "/fetched").0, "409");
-    assert_eq!(tunnel.ask(&[], "/files/image.tar").0, "409", "nothing is given before the build has ended");
+    assert_eq!(
+        tunnel.ask(&[], "/files/image.tar").0,
+        "409",
+        "nothing is given before the build has ended"
+    );
     assert_eq!(put("second", first.len()).0, "200");
     let (code, words) = finish(bytes.len(), &"0".repeat(64));
     assert_eq!((code.as_str(), words), ("422", format!("the SHA-256 of what arrived is {sum}")));
@@ -117,22 +143,31 @@ fn a_client_sends_the_source_in_pieces_and_fetches_the_files() {
     assert_eq!(finish(bytes.len(), &sum).0, "204");
     assert_eq!(put("first", 0).0, "410", "nothing is taken while steps may run");
 
-    let result: Value = serde_json::from_str(&tunnel.ask(&["--max-time", "120"], "/result").1).unwrap();
+    let result: Value =
+        serde_json::from_str(&tunnel.ask(&["--max-time", "120"], "/result").1).unwrap();
     let image = &result["outcome"]["succeeded"];
     let tar = folder.path().join("image.tar");
     let (begin, end) = (folder.path().join("begin"), folder.path().join("end"));
     let size = usize::try_from(image["tar"]["size"].as_u64().unwrap()).unwrap();
     assert_eq!(tunnel.ask(&["--output", text(&tar)], "/files/image.tar").0, "200");
-    assert_eq!(tunnel.ask(&["--output", text(&end), "--header", "Range: bytes=1000-"], "/files/image.tar").0, "206");
+    assert_eq!(
+        tunnel
+            .ask(&["--output", text(&end), "--header", "Range: bytes=1000-"], "/files/image.tar")
+            .0,
+        "206"
+    );
     let whole = std::fs::read(&tar).unwrap();
     std::fs::write(&begin, &whole[..1000]).unwrap();
     assert_eq!((whole.len(), &whole[1000..]), (size, std::fs::read(&end).unwrap().as_slice()));
     let found = run("sha256sum", &[text(&tar)], b"").ok().split(' ').next().unwrap().to_owned();
     assert_eq!(image["tar"]["sha256"], found);
     assert_eq!(tunnel.ask(&[], "/files/digest").1, image["configDigest"].as_str().unwrap());
-    for path in
-        ["/files/%2e%2e/instructions/instructions.json", "/files/..%2f..%2fetc%2fhosts", "/files//etc/hosts", "/files/nothing"]
-    {
+    for path in [
+        "/files/%2e%2e/instructions/instructions.json",
+        "/files/..%2f..%2fetc%2fhosts",
+        "/files//etc/hosts",
+        "/files/nothing",
+    ] {
         assert_eq!(tunnel.ask(&["--path-as-is"], path).0, "404", "{path}");
     }
     assert_eq!(tunnel.ask(&["--request", "POST"], "/fetched").0, "204");
@@ -158,5 +193,8 @@ spec:
 ",
     );
     let failure = namespace.failed("unfetched", "Timeout")["failure"].clone();
-    assert!(failure["message"].as_str().unwrap().contains("no client fetched its files within 1s"), "{failure}");
+    assert!(
+        failure["message"].as_str().unwrap().contains("no client fetched its files within 1s"),
+        "{failure}"
+    );
 }

@@ -67,9 +67,16 @@ fn proxies_are_used_for_pulls_and_steps_and_leave_no_trace_in_the_image() {
     let proxy = "httpProxy: 'http://127.0.0.1:9', httpsProxy: 'http://127.0.0.1:9'";
     let dockerfile = "FROM busybox:1.37\\nRUN echo $HTTP_PROXY | grep -q 1:9$ && test $no_proxy = .cluster.local\\n";
     namespace.apply(&build("through", "FROM busybox:1.37\\n", &format!("proxy: {{ {proxy} }}")));
-    namespace.apply(&build("around", dockerfile, &format!("proxy: {{ {proxy}, noProxy: .cluster.local }}")));
+    namespace.apply(&build(
+        "around",
+        dockerfile,
+        &format!("proxy: {{ {proxy}, noProxy: .cluster.local }}"),
+    ));
     let failure = namespace.failed("through", "RegistryUnavailable")["failure"].clone();
-    assert!(failure["message"].as_str().unwrap().contains("proxyconnect"), "the proxy was asked: {failure}");
+    assert!(
+        failure["message"].as_str().unwrap().contains("proxyconnect"),
+        "the proxy was asked: {failure}"
+    );
     let tar = namespace.check_tar(&namespace.succeeded("around"));
     let archive = format!("docker-archive:{}", tar.display());
     let config = run("skopeo", &["inspect", "--config", &archive], b"").ok();
@@ -111,15 +118,27 @@ spec:
     let status = namespace.succeeded("scanned");
     assert_eq!(status["tar"]["format"], "oci");
     namespace.pod_on_claim("reader", status["tar"]["claimName"].as_str().unwrap());
-    let blob = |digest: &str| namespace.shell("reader", &format!("cat /claim/image/blobs/sha256/{}", &digest["sha256:".len()..]));
-    let index: Value = serde_json::from_str(&blob(status["image"]["digest"].as_str().unwrap())).unwrap();
-    let attestation = index["manifests"]
+    let blob = |digest: &str| {
+        namespace.shell(
+            "reader",
+            &format!("cat /claim/image/blobs/sha256/{}", &digest["sha256:".len()..]),
+        )
+    };
+    let index: Value =
+        serde_json::from_str(&blob(status["image"]["digest"].as_str().unwrap())).unwrap();
+    let attestation = index["manifests"].as_array().unwrap().iter().find(|manifest| {
+        manifest["annotations"]["vnd.docker.reference.type"] == "attestation-manifest"
+    });
+    let manifest: Value =
+        serde_json::from_str(&blob(attestation.unwrap()["digest"].as_str().unwrap())).unwrap();
+    let statements: Vec<_> = manifest["layers"]
         .as_array()
         .unwrap()
         .iter()
-        .find(|manifest| manifest["annotations"]["vnd.docker.reference.type"] == "attestation-manifest");
-    let manifest: Value = serde_json::from_str(&blob(attestation.unwrap()["digest"].as_str().unwrap())).unwrap();
-    let statements: Vec<_> =
-        manifest["layers"].as_array().unwrap().iter().map(|layer| blob(layer["digest"].as_str().unwrap())).collect();
-    assert!(statements.iter().any(|statement| statement.contains("made-by-the-test")), "{statements:?}");
+        .map(|layer| blob(layer["digest"].as_str().unwrap()))
+        .collect();
+    assert!(
+        statements.iter().any(|statement| statement.contains("made-by-the-test")),
+        "{statements:?}"
+    );
 }

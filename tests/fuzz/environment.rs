@@ -77,14 +77,17 @@ const PIECES: &[&str] = &[
 ];
 
 fn is_inside(path: &str) -> bool {
-    Path::new(path).components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir))
+    Path::new(path)
+        .components()
+        .all(|component| matches!(component, Component::Normal(_) | Component::CurDir))
 }
 
 fn reads_safely(variables: &BTreeMap<String, String>) -> Result<(), TestCaseError> {
     let Ok(parameters) = TaskParameters::read(variables) else { return Ok(()) };
     let Ok(below) = parameters.below(Path::new("/task")) else { return Ok(()) };
     let files = [&below.dockerfile, &below.build_args_file, &below.labels_file, &below.target_file];
-    for path in files.into_iter().flatten().chain(below.image_args.values()).chain([&below.context]) {
+    for path in files.into_iter().flatten().chain(below.image_args.values()).chain([&below.context])
+    {
         prop_assert!(is_inside(path), "{path:?} leaves the task's folder");
     }
     Ok(())
@@ -92,13 +95,18 @@ fn reads_safely(variables: &BTreeMap<String, String>) -> Result<(), TestCaseErro
 
 #[test]
 fn parameters_with_values_that_are_almost_right_stay_inside_the_folder() {
-    let variables = prop::collection::btree_map(prop::sample::select(NAMES).prop_map(str::to_owned), made_of(PIECES, 6), 0..8);
+    let variables = prop::collection::btree_map(
+        prop::sample::select(NAMES).prop_map(str::to_owned),
+        made_of(PIECES, 6),
+        0..8,
+    );
     hold(2, variables, |variables| reads_safely(&variables));
 }
 
 #[test]
 fn any_text_may_be_the_value_of_a_parameter() {
-    let name = prop_oneof![3 => prop::sample::select(NAMES).prop_map(str::to_owned), 1 => any::<String>()];
+    let name =
+        prop_oneof![3 => prop::sample::select(NAMES).prop_map(str::to_owned), 1 => any::<String>()];
     let variables = prop::collection::btree_map(name, any::<String>(), 0..4);
     hold(2, variables, |variables| reads_safely(&variables));
 }

@@ -25,8 +25,14 @@ const MEMORY: u64 = 512 << 20;
 static LIMITED: Once = Once::new();
 
 /// Tries a property with this share of the cases: a subject's properties share its 100,000.
-fn hold<S: Strategy>(share: u32, inputs: S, property: impl Fn(S::Value) -> Result<(), TestCaseError>) {
-    LIMITED.call_once(|| setrlimit(Resource::Data, Rlimit { current: Some(MEMORY), maximum: None }).unwrap());
+fn hold<S: Strategy>(
+    share: u32,
+    inputs: S,
+    property: impl Fn(S::Value) -> Result<(), TestCaseError>,
+) {
+    LIMITED.call_once(|| {
+        setrlimit(Resource::Data, Rlimit { current: Some(MEMORY), maximum: None }).unwrap()
+    });
     let config = ProptestConfig {
         cases: CASES / share,
         failure_persistence: Some(Box::new(FileFailurePersistence::Off)),

@@ -15,10 +15,31 @@ use serde_json::{Value, json};
 
 use crate::{hold, made_of, schema};
 
-const WORDS: &[&str] =
-    &["", "a", "failed to parse config", "ä", "\n", "\u{1b}[31m", "\0", "\"", "\\", "main.go:", "linux/amd64", "out of memory "];
-const REASONS: &[&str] =
-    &["StepFailed", "Cancelled", "DaemonDied", "OutOfMemory", "Timeout", "Internal", "RegistryServerError", "NoSuchReason", ""];
+const WORDS: &[&str] = &[
+    "",
+    "a",
+    "failed to parse config",
+    "ä",
+    "\n",
+    "\u{1b}[31m",
+    "\0",
+    "\"",
+    "\\",
+    "main.go:",
+    "linux/amd64",
+    "out of memory ",
+];
+const REASONS: &[&str] = &[
+    "StepFailed",
+    "Cancelled",
+    "DaemonDied",
+    "OutOfMemory",
+    "Timeout",
+    "Internal",
+    "RegistryServerError",
+    "NoSuchReason",
+    "",
+];
 
 /// What the API server would keep of a status of one build is at most this long, whatever a container said.
 const STATUS_LIMIT: usize = 64 * 1024;
@@ -41,7 +62,8 @@ fn a_number() -> BoxedStrategy<Value> {
 }
 
 fn a_digest() -> BoxedStrategy<Value> {
-    prop_oneof![6 => Just(Value::from(format!("sha256:{}", "0a".repeat(32)))), 1 => a_text()].boxed()
+    prop_oneof![6 => Just(Value::from(format!("sha256:{}", "0a".repeat(32)))), 1 => a_text()]
+        .boxed()
 }
 
 fn a_tar() -> BoxedStrategy<Value> {
@@ -55,12 +77,13 @@ fn a_tar() -> BoxedStrategy<Value> {
 }
 
 fn an_outcome() -> BoxedStrategy<Value> {
-    let additional = prop::collection::vec((a_text(), a_digest(), a_tar()), 0..3).prop_map(|targets| {
-        targets
+    let additional =
+        prop::collection::vec((a_text(), a_digest(), a_tar()), 0..3).prop_map(|targets| {
+            targets
             .into_iter()
             .map(|(target, digest, tar)| json!({ "target": target, "digest": digest, "tar": tar }))
             .collect::<Vec<_>>()
-    });
+        });
     let built =
         (a_digest(), a_digest(), a_number(), a_text(), prop::collection::vec(a_text(), 0..3), any::<bool>(), a_tar(), additional)
             .prop_map(|(digest, config, size, media_type, platforms, pushed, tar, additional)| {
@@ -84,7 +107,8 @@ fn a_result() -> BoxedStrategy<String> {
     let progress = (a_number(), a_number(), a_number(), a_text(), a_text()).prop_map(|(total, done, cached, current, summary)| {
         json!({ "total": total, "done": done, "cached": cached, "current": current, "summary": summary })
     });
-    let timings = (a_number(), a_number()).prop_map(|(build, push)| json!({ "build": build, "push": push }));
+    let timings =
+        (a_number(), a_number()).prop_map(|(build, push)| json!({ "build": build, "push": push }));
     let warnings = prop::collection::vec(a_text(), 0..3);
     (an_outcome(), a_number(), timings, prop::option::of(progress), warnings)
         .prop_map(|(outcome, started, timings, progress, warnings)| {
@@ -99,8 +123,12 @@ fn a_result() -> BoxedStrategy<String> {
 
 /// Cut, and with some bytes replaced.
 fn damaged(text: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
-    (text, any::<prop::sample::Index>(), prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3)).prop_map(
-        |(text, length, replaced)| {
+    (
+        text,
+        any::<prop::sample::Index>(),
+        prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+    )
+        .prop_map(|(text, length, replaced)| {
             let mut bytes = text.into_bytes();
             bytes.truncate(length.index(bytes.len() + 1));
             let length = bytes.len();
@@ -108,8 +136,7 @@ fn damaged(text: impl Strategy<Value = String>) -> impl Strategy<Value = String>
                 bytes[at.index(length)] = byte;
             }
             String::from_utf8_lossy(&bytes).into_owned()
-        },
-    )
+        })
 }
 
 fn pod(message: &str, more: &Value) -> WatchedPod {
@@ -153,11 +180,21 @@ fn ends_in_a_status_that_is_taken(message: &str, more: &Value) -> Result<(), Tes
         _ => return Ok(()),
     };
     let wanted = Wanted { generation: 1, ..Wanted::default() };
-    let facts =
-        Facts { wanted: &wanted, namespace: "n", reference: Some("a:b".to_owned()), output_claim: Some("claim"), pod: None, now };
+    let facts = Facts {
+        wanted: &wanted,
+        namespace: "n",
+        reference: Some("a:b".to_owned()),
+        output_claim: Some("claim"),
+        pod: None,
+        now,
+    };
     let status = summarise(&OciBuildStatus::default(), &facts, &Standing::Finished(&result));
     let refusal = schema::refusal(&status);
-    prop_assert!(refusal.is_none(), "the API server would refuse the status: {}", refusal.unwrap_or_default());
+    prop_assert!(
+        refusal.is_none(),
+        "the API server would refuse the status: {}",
+        refusal.unwrap_or_default()
+    );
     let length = serde_json::to_string(&status).unwrap().len();
     prop_assert!(length < STATUS_LIMIT, "{length} bytes of status come of {} bytes", message.len());
     Ok(())
@@ -165,15 +202,21 @@ fn ends_in_a_status_that_is_taken(message: &str, more: &Value) -> Result<(), Tes
 
 #[test]
 fn results_with_strange_values_end_in_a_status_that_the_api_server_takes() {
-    hold(4, (a_result(), more()), |(message, more)| ends_in_a_status_that_is_taken(&message, &more));
+    hold(4, (a_result(), more()), |(message, more)| {
+        ends_in_a_status_that_is_taken(&message, &more)
+    });
 }
 
 #[test]
 fn results_that_are_cut_or_damaged_end_in_a_status_that_the_api_server_takes() {
-    hold(4, (damaged(a_result()), more()), |(message, more)| ends_in_a_status_that_is_taken(&message, &more));
+    hold(4, (damaged(a_result()), more()), |(message, more)| {
+        ends_in_a_status_that_is_taken(&message, &more)
+    });
 }
 
 #[test]
 fn any_text_may_be_the_last_words_of_a_container() {
-    hold(2, (any::<String>(), more()), |(message, more)| ends_in_a_status_that_is_taken(&message, &more));
+    hold(2, (any::<String>(), more()), |(message, more)| {
+        ends_in_a_status_that_is_taken(&message, &more)
+    });
 }

@@ -47,14 +47,18 @@ fn a_line() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(vertex, data, at)| json!({ "logs": [{ "vertex": vertex, "data": STANDARD.encode(data), "timestamp": at }] }));
     let status = (digest(), a_time(), a_time())
         .prop_map(|(vertex, started, completed)| json!({ "statuses": [{ "id": "pushing layers", "vertex": vertex, "started": started, "completed": completed }] }));
-    let warning = any::<String>().prop_map(|text| json!({ "warnings": [{ "short": STANDARD.encode(text) }] }));
-    let right = prop_oneof![4 => vertex, 2 => log, 1 => status, 1 => warning].prop_map(|line| line.to_string().into_bytes());
-    let cut = (right, any::<prop::sample::Index>(), prop::bool::weighted(0.1)).prop_map(|(mut line, length, is_cut)| {
-        if is_cut {
-            line.truncate(length.index(line.len()));
-        }
-        line
-    });
+    let warning = any::<String>()
+        .prop_map(|text| json!({ "warnings": [{ "short": STANDARD.encode(text) }] }));
+    let right = prop_oneof![4 => vertex, 2 => log, 1 => status, 1 => warning]
+        .prop_map(|line| line.to_string().into_bytes());
+    let cut = (right, any::<prop::sample::Index>(), prop::bool::weighted(0.1)).prop_map(
+        |(mut line, length, is_cut)| {
+            if is_cut {
+                line.truncate(length.index(line.len()));
+            }
+            line
+        },
+    );
     prop_oneof![6 => cut, 1 => prop::collection::vec(any::<u8>(), 0..60)]
 }
 
@@ -71,10 +75,20 @@ fn lines_in_any_order_leave_a_progress_that_can_be_read() {
                 prop_assert!(is_readable(&printed), "{printed:?}");
             }
             let progress = tracker.progress();
-            prop_assert!(progress.cached <= progress.done && progress.done <= progress.total, "{progress:?}");
+            prop_assert!(
+                progress.cached <= progress.done && progress.done <= progress.total,
+                "{progress:?}"
+            );
         }
-        let failed = tracker.failed().into_iter().flat_map(|failed| failed.tail.iter().chain([&failed.name, &failed.error]));
-        for text in failed.map(String::as_str).chain(tracker.remarks()).chain(tracker.warnings().iter().map(String::as_str)) {
+        let failed = tracker
+            .failed()
+            .into_iter()
+            .flat_map(|failed| failed.tail.iter().chain([&failed.name, &failed.error]));
+        for text in failed
+            .map(String::as_str)
+            .chain(tracker.remarks())
+            .chain(tracker.warnings().iter().map(String::as_str))
+        {
             prop_assert!(is_readable(text) && text.len() <= 4096, "{text:?}");
         }
         let _ = (tracker.spans(), tracker.interrupted());
@@ -88,8 +102,10 @@ fn a_daemon_that_never_stops_talking_takes_little_memory() {
     let noise = "x".repeat(1 << 20);
     for number in 0..600 {
         for digest in [format!("sha256:{number}"), format!("{number}{noise}")] {
-            let vertex =
-                format!(r#"{{"vertexes":[{{"digest":"{digest}","name":"[{number}] {noise}","started":"{}"}}]}}"#, TIMES[0]);
+            let vertex = format!(
+                r#"{{"vertexes":[{{"digest":"{digest}","name":"[{number}] {noise}","started":"{}"}}]}}"#,
+                TIMES[0]
+            );
             tracker.line(vertex.as_bytes());
         }
         tracker.line(noise.as_bytes());

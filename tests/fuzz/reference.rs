@@ -34,7 +34,11 @@ const PIECES: &[&str] = &[
     "\0",
 ];
 
-fn is_a_reference_for_others(registry: Option<&str>, name: &str, tag: &str) -> Result<(), TestCaseError> {
+fn is_a_reference_for_others(
+    registry: Option<&str>,
+    name: &str,
+    tag: &str,
+) -> Result<(), TestCaseError> {
     let Ok(reference) = ImageReference::new(registry, name, tag) else { return Ok(()) };
     let text = reference.to_string();
     let others = text.parse::<Reference>();
@@ -51,7 +55,9 @@ fn is_a_reference_for_others(registry: Option<&str>, name: &str, tag: &str) -> R
 #[test]
 fn parts_that_are_almost_right_make_a_reference_or_none() {
     let parts = (prop::option::of(made_of(PIECES, 6)), made_of(PIECES, 6), made_of(PIECES, 4));
-    hold(2, parts, |(registry, name, tag)| is_a_reference_for_others(registry.as_deref(), &name, &tag));
+    hold(2, parts, |(registry, name, tag)| {
+        is_a_reference_for_others(registry.as_deref(), &name, &tag)
+    });
 }
 
 #[test]
@@ -60,9 +66,16 @@ fn parts_by_the_grammar_are_taken() {
     let name = prop::collection::vec(part, 1..4).prop_map(|parts| parts.join("/"));
     hold(
         4,
-        (prop::option::of("[a-z]{1,8}\\.[a-z]{2,3}(:[1-9][0-9]{0,3})?"), name, "[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}"),
+        (
+            prop::option::of("[a-z]{1,8}\\.[a-z]{2,3}(:[1-9][0-9]{0,3})?"),
+            name,
+            "[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}",
+        ),
         |(registry, name, tag)| {
-            prop_assert!(ImageReference::new(registry.as_deref(), &name, &tag).is_ok(), "{registry:?} {name:?} {tag:?}");
+            prop_assert!(
+                ImageReference::new(registry.as_deref(), &name, &tag).is_ok(),
+                "{registry:?} {name:?} {tag:?}"
+            );
             is_a_reference_for_others(registry.as_deref(), &name, &tag)
         },
     );

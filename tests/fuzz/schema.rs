@@ -45,10 +45,11 @@ fn refused(schema: &Value, value: &Value, path: &str) -> Option<String> {
         return Some(format!("{path}: longer than {limit}"));
     }
     let fields = value.as_object().into_iter().flatten();
-    let of_field = |(name, value): (&String, &Value)| refused(&schema["properties"][name], value, &format!("{path}.{name}"));
+    let of_field = |(name, value): (&String, &Value)| {
+        refused(&schema["properties"][name], value, &format!("{path}.{name}"))
+    };
     let items = value.as_array().into_iter().flatten();
-    fields
-        .map(of_field)
-        .find_map(|refusal| refusal)
-        .or_else(|| items.map(|item| refused(&schema["items"], item, path)).find_map(|refusal| refusal))
+    fields.map(of_field).find_map(|refusal| refusal).or_else(|| {
+        items.map(|item| refused(&schema["items"], item, path)).find_map(|refusal| refusal)
+    })
 }

@@ -35,12 +35,18 @@ struct Entry {
 }
 
 fn a_path() -> impl Strategy<Value = String> {
-    let path = prop::collection::vec(prop::sample::select(PARTS), 1..4).prop_map(|parts| parts.join("/"));
+    let path =
+        prop::collection::vec(prop::sample::select(PARTS), 1..4).prop_map(|parts| parts.join("/"));
     prop_oneof![30 => path, 1 => Just("long/".repeat(60)), 1 => "[^\0]{1,30}"]
 }
 
 fn an_entry() -> impl Strategy<Value = Entry> {
-    let mode = prop_oneof![Just(0o755), Just(0o4777), Just(0), any::<u32>().prop_map(|mode| mode & 0o7777)];
+    let mode = prop_oneof![
+        Just(0o755),
+        Just(0o4777),
+        Just(0),
+        any::<u32>().prop_map(|mode| mode & 0o7777)
+    ];
     let size = prop_oneof![20 => Just(None), 1 => any::<u64>().prop_map(Some), 1 => (0..2000_u64).prop_map(Some)];
     (
         a_path(),
@@ -78,7 +84,11 @@ fn archive(entries: &[Entry]) -> Vec<u8> {
         }
         header.set_cksum();
         if entry.is_pax {
-            let extensions = [("path", entry.path.as_bytes()), ("linkpath", entry.target.as_bytes()), ("size", b"3")];
+            let extensions = [
+                ("path", entry.path.as_bytes()),
+                ("linkpath", entry.target.as_bytes()),
+                ("size", b"3"),
+            ];
             builder.append_pax_extensions(extensions).unwrap();
         }
         builder.append(&header, entry.content.as_slice()).unwrap();
@@ -157,7 +167,10 @@ fn any_bytes_may_follow_the_first_of_an_archive() {
 
 /// An image's tar: documents and layers under digests that may or may not be theirs.
 fn an_image() -> impl Strategy<Value = Vec<u8>> {
-    let digest = || prop::sample::select(vec!["a", "b", "c"]).prop_map(|letter| format!("sha256:{}", letter.repeat(64)));
+    let digest = || {
+        prop::sample::select(vec!["a", "b", "c"])
+            .prop_map(|letter| format!("sha256:{}", letter.repeat(64)))
+    };
     let size = prop_oneof![
         Just(Value::from(3)),
         any::<i64>().prop_map(Value::from),
@@ -170,14 +183,18 @@ fn an_image() -> impl Strategy<Value = Vec<u8>> {
         "application/vnd.docker.distribution.manifest.list.v2+json",
         "",
     ]);
-    let descriptor =
-        (digest(), size, kind).prop_map(|(digest, size, kind)| json!({ "digest": digest, "size": size, "mediaType": kind }));
-    let index =
-        || prop::collection::vec(descriptor.clone(), 0..3).prop_map(|manifests| json!({ "manifests": manifests }).to_string());
+    let descriptor = (digest(), size, kind).prop_map(
+        |(digest, size, kind)| json!({ "digest": digest, "size": size, "mediaType": kind }),
+    );
+    let index = || {
+        prop::collection::vec(descriptor.clone(), 0..3)
+            .prop_map(|manifests| json!({ "manifests": manifests }).to_string())
+    };
     let manifest = (descriptor.clone(), prop::collection::vec(descriptor.clone(), 0..3))
         .prop_map(|(config, layers)| json!({ "config": config, "layers": layers }).to_string());
-    let config =
-        any::<String>().prop_map(|text| json!({ "os": text, "architecture": "amd64", "config": { "Env": [text] } }).to_string());
+    let config = any::<String>().prop_map(|text| {
+        json!({ "os": text, "architecture": "amd64", "config": { "Env": [text] } }).to_string()
+    });
     let document = prop_oneof![index(), manifest, config, any::<String>()];
     let name = prop_oneof![
         6 => digest().prop_map(|digest| format!("./blobs/sha256/{}", &digest[7..])),
@@ -185,14 +202,24 @@ fn an_image() -> impl Strategy<Value = Vec<u8>> {
         1 => Just("oci-layout".to_owned()),
     ];
     let target = digest().prop_map(|digest| format!("blobs/sha256/{}", &digest[7..]));
-    let blobs = prop::collection::vec((name, document, prop::sample::select(b"000012".as_slice()), target), 0..6);
+    let blobs = prop::collection::vec(
+        (name, document, prop::sample::select(b"000012".as_slice()), target),
+        0..6,
+    );
     (index(), blobs).prop_map(|(index, blobs)| {
         let file = |path, content: String, kind, target| {
             let content = if kind == b'0' { content.into_bytes() } else { Vec::new() };
             Entry { path, target, kind, mode: 0o644, content, size: None, is_pax: false }
         };
-        let blobs = blobs.into_iter().map(|(path, document, kind, target)| file(path, document, kind, target));
-        archive(&[file("index.json".to_owned(), index, b'0', String::new())].into_iter().chain(blobs).collect::<Vec<_>>())
+        let blobs = blobs
+            .into_iter()
+            .map(|(path, document, kind, target)| file(path, document, kind, target));
+        archive(
+            &[file("index.json".to_owned(), index, b'0', String::new())]
+                .into_iter()
+                .chain(blobs)
+                .collect::<Vec<_>>(),
+        )
     })
 }
 
@@ -208,7 +235,10 @@ fn reads_an_image(bytes: &[u8], file: &mut File) -> Result<(), TestCaseError> {
     }
     let names: Vec<String> = image.names().map(str::to_owned).collect();
     for name in names {
-        prop_assert!(!Path::new(&name).is_absolute() && !name.split('/').any(|part| part == ".."), "{name:?}");
+        prop_assert!(
+            !Path::new(&name).is_absolute() && !name.split('/').any(|part| part == ".."),
+            "{name:?}"
+        );
         let _ = image.document(&name);
     }
     Ok(())
@@ -263,6 +293,9 @@ fn names_of_any_length_take_little_memory() {
         let mut image = tempfile::tempfile_in(folder.path()).unwrap();
         image.write_all(header.as_bytes()).unwrap();
         image.set_len(2 << 30).unwrap();
-        assert!(ImageTar::open(image).is_err_and(|error| error.to_string().contains("names of an entry")));
+        assert!(
+            ImageTar::open(image)
+                .is_err_and(|error| error.to_string().contains("names of an entry"))
+        );
     }
 }

@@ -49,7 +49,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         "spec: Invalid value: registry: required with push: true, for example registry: docker.io/my-team",
     ),
     // Paths.
-    ("spec: {context: ''}", Rule, "spec.context: Invalid value: \"\": context: must not be empty; '.' is the source's root"),
+    (
+        "spec: {context: ''}",
+        Rule,
+        "spec.context: Invalid value: \"\": context: must not be empty; '.' is the source's root",
+    ),
     (
         "spec: {context: /src}",
         Rule,
@@ -128,7 +132,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Rule,
         "spec.registrySecrets: Invalid value: registrySecrets: names of Secrets: lower-case letters, digits, '-' and '.'",
     ),
-    ("spec: {push: 'true'}", Type, "spec.push: Invalid value: \"string\": spec.push in body must be of type boolean: \"string\""),
+    (
+        "spec: {push: 'true'}",
+        Type,
+        "spec.push: Invalid value: \"string\": spec.push in body must be of type boolean: \"string\"",
+    ),
     // What goes into the build.
     (
         "spec: {buildArgs: {'A=B': c}}",
@@ -140,7 +148,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Type,
         "spec.buildArgs.DEBUG: Invalid value: \"boolean\": spec.buildArgs.DEBUG in body must be of type string: \"boolean\"",
     ),
-    ("spec: {labels: {'': x}}", Rule, "spec.labels: Invalid value: labels: a name must not be empty and must not contain '='"),
+    (
+        "spec: {labels: {'': x}}",
+        Rule,
+        "spec.labels: Invalid value: labels: a name must not be empty and must not contain '='",
+    ),
     (
         "spec: {target: 'two words'}",
         Rule,
@@ -162,8 +174,16 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Rule,
         "spec: Invalid value: outputFormat: a docker tar cannot hold attestations; write oci, or leave it out with attestations",
     ),
-    ("spec: {outputFormat: tar}", Type, "spec.outputFormat: Unsupported value: \"tar\": supported values: \"docker\", \"oci\""),
-    ("spec: {outputFormat: OCI}", Type, "spec.outputFormat: Unsupported value: \"OCI\": supported values: \"docker\", \"oci\""),
+    (
+        "spec: {outputFormat: tar}",
+        Type,
+        "spec.outputFormat: Unsupported value: \"tar\": supported values: \"docker\", \"oci\"",
+    ),
+    (
+        "spec: {outputFormat: OCI}",
+        Type,
+        "spec.outputFormat: Unsupported value: \"OCI\": supported values: \"docker\", \"oci\"",
+    ),
     (
         "spec: {unpackRootfs: true, platforms: [linux/amd64, linux/arm64]}",
         Rule,
@@ -286,7 +306,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Rule,
         "spec.annotations: Invalid value: annotations: a name has lower-case letters, digits, '.', '_', '/' and '-', for example org.opencontainers.image.source",
     ),
-    ("spec: {annotations: {a: \"one\\ntwo\"}}", Rule, "spec.annotations: Invalid value: annotations: a value is one line"),
+    (
+        "spec: {annotations: {a: \"one\\ntwo\"}}",
+        Rule,
+        "spec.annotations: Invalid value: annotations: a value is one line",
+    ),
     (
         "spec: {annotations: {a: 1}}",
         Type,
@@ -485,14 +509,22 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Rule,
         "spec.platforms: Invalid value: platforms: system and architecture, such as linux/amd64, linux/arm/v7 or arm64",
     ),
-    ("spec: {platforms: [linux/amd64, linux/amd64]}", Rule, "spec.platforms: Invalid value: platforms: each platform once"),
+    (
+        "spec: {platforms: [linux/amd64, linux/amd64]}",
+        Rule,
+        "spec.platforms: Invalid value: platforms: each platform once",
+    ),
     (
         "spec: {platforms: [linux/a0, linux/a1, linux/a2, linux/a3, linux/a4, linux/a5, linux/a6, linux/a7, linux/a8, linux/a9, linux/a10, linux/a11, linux/a12, linux/a13, linux/a14, linux/a15, linux/a16]}",
         Type,
         "spec.platforms: Too many: 17: must have at most 16 items",
     ),
     // Secrets and keys.
-    ("spec: {secrets: [{id: npm-token}]}", Rule, "spec.secrets[0]: Invalid value: secrets: name exactly one of secret or file"),
+    (
+        "spec: {secrets: [{id: npm-token}]}",
+        Rule,
+        "spec.secrets[0]: Invalid value: secrets: name exactly one of secret or file",
+    ),
     (
         "spec: {secrets: [{id: npm-token, secret: {name: npm, key: token}, file: ci/token}]}",
         Rule,
@@ -524,7 +556,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Rule,
         "spec.secrets[0].id: Invalid value: \"/etc/token\": secrets: an id has letters, digits, '.', '_', '/' and '-'",
     ),
-    ("spec: {secrets: [{id: a, file: ''}]}", Rule, "spec.secrets[0].file: Invalid value: \"\": secrets: file must not be empty"),
+    (
+        "spec: {secrets: [{id: a, file: ''}]}",
+        Rule,
+        "spec.secrets[0].file: Invalid value: \"\": secrets: file must not be empty",
+    ),
     (
         "spec: {secrets: [{id: a, file: /var/run/secrets/token}]}",
         Rule,
@@ -540,8 +576,16 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Type,
         "spec.secrets[0].secret: Invalid value: \"string\": spec.secrets[0].secret in body must be of type object: \"string\"",
     ),
-    ("spec: {secrets: [{id: a, secret: {name: npm}}]}", Type, "spec.secrets[0].secret.key: Required value"),
-    ("spec: {secrets: [{id: a, secret: {key: token}}]}", Type, "spec.secrets[0].secret.name: Required value"),
+    (
+        "spec: {secrets: [{id: a, secret: {name: npm}}]}",
+        Type,
+        "spec.secrets[0].secret.key: Required value",
+    ),
+    (
+        "spec: {secrets: [{id: a, secret: {key: token}}]}",
+        Type,
+        "spec.secrets[0].secret.name: Required value",
+    ),
     (
         "spec: {secrets: [{id: a, secret: {name: NPM_Token, key: token}}]}",
         Rule,
@@ -577,7 +621,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Type,
         "spec.secrets: Too many: 33: must have at most 32 items",
     ),
-    ("spec: {ssh: default}", Type, "spec.ssh: Invalid value: \"string\": spec.ssh in body must be of type array: \"string\""),
+    (
+        "spec: {ssh: default}",
+        Type,
+        "spec.ssh: Invalid value: \"string\": spec.ssh in body must be of type array: \"string\"",
+    ),
     ("spec: {ssh: [{id: default}]}", Type, "spec.ssh[0].secret: Required value"),
     (
         "spec: {ssh: [{id: '', secret: {name: deploy-key, key: ssh-privatekey}}]}",
@@ -846,7 +894,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         "spec.proxy.noProxy: Invalid value: \"array\": spec.proxy.noProxy in body must be of type string: \"array\"",
     ),
     // What else the image is made of.
-    ("spec: {attestations: {}}", Rule, "spec.attestations: Invalid value: attestations: name provenance, sbom or both"),
+    (
+        "spec: {attestations: {}}",
+        Rule,
+        "spec.attestations: Invalid value: attestations: name provenance, sbom or both",
+    ),
     (
         "spec: {attestations: true}",
         Type,
@@ -902,7 +954,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Type,
         "spec.noCache: Invalid value: \"string\": spec.noCache in body must be of type boolean: \"string\"",
     ),
-    ("spec: {debug: 1}", Type, "spec.debug: Invalid value: \"integer\": spec.debug in body must be of type boolean: \"integer\""),
+    (
+        "spec: {debug: 1}",
+        Type,
+        "spec.debug: Invalid value: \"integer\": spec.debug in body must be of type boolean: \"integer\"",
+    ),
     (
         "spec: {buildkitConfig: [debug]}",
         Type,
@@ -918,7 +974,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Rule,
         "spec.buildkitImage: Invalid value: \"moby/buildkit latest\": buildkitImage: the reference of an image",
     ),
-    ("spec: {buildkitImage: ''}", Rule, "spec.buildkitImage: Invalid value: \"\": buildkitImage: the reference of an image"),
+    (
+        "spec: {buildkitImage: ''}",
+        Rule,
+        "spec.buildkitImage: Invalid value: \"\": buildkitImage: the reference of an image",
+    ),
     // How it runs.
     (
         "spec: {ttlAfterFinished: 30 days}",
@@ -990,8 +1050,16 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Rule,
         "spec.timeout: Invalid value: \"169h\": timeout: hours, minutes and seconds between 1s and 168h, for example 30m or 1h30m",
     ),
-    ("spec: {retries: 11}", Bound, "spec.retries: Invalid value: 11: spec.retries in body should be less than or equal to 10"),
-    ("spec: {retries: -1}", Bound, "spec.retries: Invalid value: -1: spec.retries in body should be greater than or equal to 0"),
+    (
+        "spec: {retries: 11}",
+        Bound,
+        "spec.retries: Invalid value: 11: spec.retries in body should be less than or equal to 10",
+    ),
+    (
+        "spec: {retries: -1}",
+        Bound,
+        "spec.retries: Invalid value: -1: spec.retries in body should be greater than or equal to 0",
+    ),
     (
         "spec: {isolation: docker}",
         Type,
@@ -1088,7 +1156,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Rule,
         "spec.source.git.revision: Invalid value: \"--upload-pack=x\": source.git.revision: a branch, a tag or a commit, such as main, v1.2.0 or refs/heads/main",
     ),
-    ("spec: {source: {files: null, http: {url: 'https://example.com/a.tar'}}}", Type, "spec.source.http.sha256: Required value"),
+    (
+        "spec: {source: {files: null, http: {url: 'https://example.com/a.tar'}}}",
+        Type,
+        "spec.source.http.sha256: Required value",
+    ),
     (
         "spec: {source: {files: null, http: {url: 'ftp://example.com/a.tar', sha256: 0000000000000000000000000000000000000000000000000000000000000abc}}}",
         Rule,
@@ -1119,7 +1191,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Type,
         "spec.source.image: Invalid value: \"string\": spec.source.image in body must be of type object: \"string\"",
     ),
-    ("spec: {source: {files: null, image: {}}}", Type, "spec.source.image.reference: Required value"),
+    (
+        "spec: {source: {files: null, image: {}}}",
+        Type,
+        "spec.source.image.reference: Required value",
+    ),
     (
         "spec: {source: {files: null, image: {reference: ''}}}",
         Rule,
@@ -1161,7 +1237,11 @@ pub const BAD: &[(&str, RefusedBy, &str)] = &[
         Rule,
         "spec.output: Invalid value: output: name at most one of persistentVolumeClaim, claimTemplate, download or none",
     ),
-    ("spec: {output: {none: {}}}", Rule, "spec: Invalid value: output.none: only with push: true, else the image would be lost"),
+    (
+        "spec: {output: {none: {}}}",
+        Rule,
+        "spec: Invalid value: output.none: only with push: true, else the image would be lost",
+    ),
     (
         "spec: {output: {claimTemplate: {storage: '0'}}}",
         Rule,
@@ -1269,7 +1349,8 @@ pub const GOOD: &[&str] = &[
 /// The manifest with a change.
 pub fn manifest(change: &str) -> Value {
     let mut manifest: Value = serde_saphyr::from_str(BASE).unwrap();
-    let change: Value = serde_saphyr::from_str(change).unwrap_or_else(|error| panic!("{change}: {error}"));
+    let change: Value =
+        serde_saphyr::from_str(change).unwrap_or_else(|error| panic!("{change}: {error}"));
     merge(&mut manifest, &change);
     manifest
 }
@@ -1284,7 +1365,10 @@ fn merge(target: &mut Value, change: &Value) {
         if change.is_null() {
             fields.remove(name);
         } else {
-            merge(fields.entry(name).or_insert_with(|| Value::Object(serde_json::Map::new())), change);
+            merge(
+                fields.entry(name).or_insert_with(|| Value::Object(serde_json::Map::new())),
+                change,
+            );
         }
     }
 }

@@ -43,7 +43,8 @@ fn a_task_goes_on_over_restarts_of_the_api_server() {
 RUN for number in $(seq -w 1 40); do echo line-$number-of-the-build; sleep 0.3; done
 COPY noise /
 ";
-    let task = Task::new(&namespace, &[("Dockerfile", dockerfile)], &["image"]).through(proxy.kubeconfig.clone());
+    let task = Task::new(&namespace, &[("Dockerfile", dockerfile)], &["image"])
+        .through(proxy.kubeconfig.clone());
     task.write_noise("noise", 24);
     let mut running = task.start(&[("OUTPUT_OCI", "true")]);
     running.until_it("the upload", |_| proxy.passed() > 6 << 20);
@@ -58,8 +59,17 @@ COPY noise /
     let ended = running.end();
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert_eq!(task.names("image"), ["digest", "image", "image.tar"]);
-    run("skopeo", &["inspect", &format!("oci-archive:{}", task.path("image/image.tar").display())], b"").ok();
-    let lines: Vec<_> = ended.log.lines().filter_map(|line| line.split("line-").nth(1)?.strip_suffix("-of-the-build")).collect();
+    run(
+        "skopeo",
+        &["inspect", &format!("oci-archive:{}", task.path("image/image.tar").display())],
+        b"",
+    )
+    .ok();
+    let lines: Vec<_> = ended
+        .log
+        .lines()
+        .filter_map(|line| line.split("line-").nth(1)?.strip_suffix("-of-the-build"))
+        .collect();
     let lines: Vec<_> = lines.into_iter().filter(|number| number.len() == 2).collect();
     let expected: Vec<_> = (1..=40).map(|number| format!("{number:02}")).collect();
     assert_eq!(lines, expected, "each line once, in its order: {}", ended.log);

@@ -29,7 +29,11 @@ fn builds_get_authorities_proxies_resources_and_isolation_from_the_operators_con
     let resources = json!({ "pod": { "resources": { "limits": { "memory": "1Gi" } } } });
 
     let plain = deployed.start("plain");
-    namespace.apply(&build("before", &registry, &json!({ "proxy": { "httpProxy": "http://127.0.0.1:9", "noProxy": ".local" } })));
+    namespace.apply(&build(
+        "before",
+        &registry,
+        &json!({ "proxy": { "httpProxy": "http://127.0.0.1:9", "noProxy": ".local" } }),
+    ));
     namespace.failed("before", "TlsFailure");
     plain.kill();
 
@@ -37,7 +41,10 @@ fn builds_get_authorities_proxies_resources_and_isolation_from_the_operators_con
         ("caBundle", json!(authority)),
         // Nobody listens there.
         ("proxy", json!({ "httpProxy": "http://127.0.0.1:9", "noProxy": ".local" })),
-        ("defaults", json!({ "isolation": "userns", "resources": { "limits": { "memory": "700Mi" } } })),
+        (
+            "defaults",
+            json!({ "isolation": "userns", "resources": { "limits": { "memory": "700Mi" } } }),
+        ),
         ("allowedOverrides", json!(["resources"])),
     ] {
         deployed.configure(part, value);
@@ -48,8 +55,13 @@ fn builds_get_authorities_proxies_resources_and_isolation_from_the_operators_con
     namespace.apply(&build("forbidden", &registry, &other));
     for (name, memory) in [("silent", "700Mi"), ("sized", "1Gi")] {
         let status = namespace.succeeded(name);
-        assert_eq!((&status["image"]["pushed"], &status["pod"]["isolation"]), (&json!(true), &json!("userns")), "{name}");
-        let daemon = namespace.get(&format!("pod/{name}-g1-a1"))["spec"]["initContainers"][0].clone();
+        assert_eq!(
+            (&status["image"]["pushed"], &status["pod"]["isolation"]),
+            (&json!(true), &json!("userns")),
+            "{name}"
+        );
+        let daemon =
+            namespace.get(&format!("pod/{name}-g1-a1"))["spec"]["initContainers"][0].clone();
         assert_eq!(daemon["resources"]["limits"]["memory"], memory, "{name}");
     }
     let failure = namespace.failed("forbidden", "InvalidSpec")["failure"].clone();

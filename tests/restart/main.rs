@@ -43,8 +43,13 @@ fn built_once(namespace: &Namespace, name: &str) {
     namespace.event(&format!("{name}-g1-a1"), "Scheduled");
     let field = format!("involvedObject.name={name}-g1-a1,reason=Scheduled");
     let uids = "jsonpath={range .items[*]}{.involvedObject.uid}{\"\\n\"}{end}";
-    let scheduled = namespace.kubectl(&["get", "events", "--field-selector", &field, "-o", uids]).ok();
-    assert_eq!(scheduled.lines().collect::<Vec<_>>(), [uid.as_str().unwrap()], "one pod of that name was ever made");
+    let scheduled =
+        namespace.kubectl(&["get", "events", "--field-selector", &field, "-o", uids]).ok();
+    assert_eq!(
+        scheduled.lines().collect::<Vec<_>>(),
+        [uid.as_str().unwrap()],
+        "one pod of that name was ever made"
+    );
 }
 
 #[test]
@@ -57,7 +62,17 @@ fn an_operator_that_is_killed_at_any_moment_builds_each_generation_once() {
     // Between writing the attempt down and making its pod.
     namespace.apply(&build("between", 0));
     let status = r#"{"status":{"observedGeneration":1,"phase":"Pending","attempt":1,"firstAttempt":1,"startTime":"2026-01-01T00:00:00.000000Z"}}"#;
-    namespace.kubectl(&["patch", "ocib", "between", "--subresource=status", "--type=merge", "-p", status]).ok();
+    namespace
+        .kubectl(&[
+            "patch",
+            "ocib",
+            "between",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            status,
+        ])
+        .ok();
     let operator = deployed.start("one");
     for name in ["before", "between"] {
         built_once(&namespace, name);
@@ -65,11 +80,22 @@ fn an_operator_that_is_killed_at_any_moment_builds_each_generation_once() {
 
     // While the build runs; it ends while nobody watches.
     namespace.apply(&build("running", 3));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/running", "--timeout=240s"]).ok();
+    namespace
+        .kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.phase}=Running",
+            "ocib/running",
+            "--timeout=240s",
+        ])
+        .ok();
     operator.kill();
     let ended = "--for=jsonpath={.status.containerStatuses[0].state.terminated.exitCode}=0";
     namespace.kubectl(&["wait", ended, "pod/running-g1-a1", "--timeout=60s"]).ok();
-    assert_eq!(namespace.get("ocib/running")["status"]["phase"], "Running", "nobody has said otherwise yet");
+    assert_eq!(
+        namespace.get("ocib/running")["status"]["phase"],
+        "Running",
+        "nobody has said otherwise yet"
+    );
     let operator = deployed.start("two");
     built_once(&namespace, "running");
     operator.kill();
@@ -124,7 +150,14 @@ fn another_replica_takes_over_from_a_leader_that_was_killed() {
     leader.wait_until_it_leads();
     let standby = deployed.start_with_lease("standby", &namespace.name);
     namespace.apply(&build("handed-over", 2));
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "ocib/handed-over", "--timeout=240s"]).ok();
+    namespace
+        .kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.phase}=Running",
+            "ocib/handed-over",
+            "--timeout=240s",
+        ])
+        .ok();
     leader.kill();
     built_once(&namespace, "handed-over");
     assert!(standby.leads());
@@ -146,26 +179,48 @@ fn builds_wait_for_their_turn_and_a_killed_operator_knows_whose_it_is() {
     };
     many.apply(&build("first", 8));
     wait(&many, "first", "Running");
-    for (namespace, name, more) in [(&many, "plain", ""), (&many, "urgent", class.as_str()), (&few, "other", "")] {
-        let pod = if more.is_empty() { String::new() } else { format!("  pod: {{ priorityClassName: {more} }}\n") };
+    for (namespace, name, more) in
+        [(&many, "plain", ""), (&many, "urgent", class.as_str()), (&few, "other", "")]
+    {
+        let pod = if more.is_empty() {
+            String::new()
+        } else {
+            format!("  pod: {{ priorityClassName: {more} }}\n")
+        };
         namespace.apply(&(build(name, 2) + &pod));
         wait(namespace, name, "Queued");
     }
-    assert_eq!(few.get("ocib/other")["status"]["queue"]["position"], 1, "its namespace runs nothing yet");
-    assert_eq!(many.get("ocib/urgent")["status"]["queue"]["position"], 1, "before the one that came earlier");
+    assert_eq!(
+        few.get("ocib/other")["status"]["queue"]["position"],
+        1,
+        "its namespace runs nothing yet"
+    );
+    assert_eq!(
+        many.get("ocib/urgent")["status"]["queue"]["position"],
+        1,
+        "before the one that came earlier"
+    );
     operator.kill();
     let operator = deployed.start("two");
 
-    let ended = [(&many, "first"), (&few, "other"), (&many, "urgent"), (&many, "plain")].map(|(namespace, name)| {
-        let status = namespace.succeeded(name);
-        assert_eq!(status["attempt"], 1, "{name}: {status}");
-        assert_eq!(namespace.pods_of(name), [format!("{name}-g1-a1")]);
-        ["startTime", "completionTime"].map(|field| status[field].as_str().unwrap().to_owned())
-    });
-    for (number, [(_, ended), (started, _)]) in
-        ended.windows(2).map(|pair| [&pair[0], &pair[1]].map(|[start, end]| (start, end))).enumerate()
+    let ended = [(&many, "first"), (&few, "other"), (&many, "urgent"), (&many, "plain")].map(
+        |(namespace, name)| {
+            let status = namespace.succeeded(name);
+            assert_eq!(status["attempt"], 1, "{name}: {status}");
+            assert_eq!(namespace.pods_of(name), [format!("{name}-g1-a1")]);
+            ["startTime", "completionTime"].map(|field| status[field].as_str().unwrap().to_owned())
+        },
+    );
+    for (number, [(_, ended), (started, _)]) in ended
+        .windows(2)
+        .map(|pair| [&pair[0], &pair[1]].map(|[start, end]| (start, end)))
+        .enumerate()
     {
-        assert!(ended <= started, "turn {} began at {started}, before the last one ended at {ended}", number + 2);
+        assert!(
+            ended <= started,
+            "turn {} began at {started}, before the last one ended at {ended}",
+            number + 2
+        );
     }
     // Whose turn has just come may be gone before it takes it.
     many.apply(&build("last", 30));

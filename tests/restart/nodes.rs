@@ -20,10 +20,22 @@ impl Ghost {
         });
         let ghost = Self { name };
         run(&kubectl_binary(), &["create", "-f", "-"], node.to_string().as_bytes()).ok();
-        let room = json!({ "cpu": "4", "memory": "8Gi", "pods": "10", "ephemeral-storage": "10Gi" });
-        let ready = json!({ "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "" });
-        let status = json!({ "status": { "capacity": room, "allocatable": room, "conditions": [ready] } });
-        kubectl(&["patch", "node", &ghost.name, "--subresource=status", "--type=merge", "-p", &status.to_string()]).ok();
+        let room =
+            json!({ "cpu": "4", "memory": "8Gi", "pods": "10", "ephemeral-storage": "10Gi" });
+        let ready =
+            json!({ "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "" });
+        let status =
+            json!({ "status": { "capacity": room, "allocatable": room, "conditions": [ready] } });
+        kubectl(&[
+            "patch",
+            "node",
+            &ghost.name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &status.to_string(),
+        ])
+        .ok();
         ghost
     }
 
@@ -57,14 +69,24 @@ fn a_build_whose_node_goes_away_says_so_and_a_taint_keeps_others_off() {
     let ghost = Ghost::appears(&namespace);
     let selector = json!({ "ocibuild.dev/ghost": namespace.name });
     let tolerations = json!([{ "key": "ocibuild.dev/ghost", "operator": "Exists" }]);
-    apply(&namespace, "lost", &json!({ "pod": { "nodeSelector": selector, "tolerations": tolerations } }));
-    apply(&namespace, "kept-off", &json!({ "pod": { "nodeSelector": selector }, "deadlines": { "schedule": "5s" } }));
+    apply(
+        &namespace,
+        "lost",
+        &json!({ "pod": { "nodeSelector": selector, "tolerations": tolerations } }),
+    );
+    apply(
+        &namespace,
+        "kept-off",
+        &json!({ "pod": { "nodeSelector": selector }, "deadlines": { "schedule": "5s" } }),
+    );
     let bound = format!("--for=jsonpath={{.spec.nodeName}}={}", ghost.name);
     namespace.kubectl(&["wait", "--for=create", "pod/lost-g1-a1", "--timeout=60s"]).ok();
     let waited = namespace.kubectl(&["wait", &bound, "pod/lost-g1-a1", "--timeout=60s"]);
     assert!(waited.is_success, "{}\n{}", waited.stderr, namespace.story("lost"));
     ghost.dies();
-    for (name, reason, words) in [("lost", "NodeLost", "taint"), ("kept-off", "Unschedulable", "untolerated taint")] {
+    for (name, reason, words) in
+        [("lost", "NodeLost", "taint"), ("kept-off", "Unschedulable", "untolerated taint")]
+    {
         let failure = namespace.failed(name, reason)["failure"].clone();
         assert!(failure["message"].as_str().unwrap().contains(words), "{failure}");
     }

@@ -27,14 +27,30 @@ const DEPLOYMENT: &str = "deployment/ocibuild";
 impl Deployed {
     pub fn scaled_to_zero() -> Self {
         let one_at_a_time = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_namespace = |arguments: &[&str]| kubectl(&[&["--namespace", NAMESPACE], arguments].concat()).ok();
+        let in_namespace =
+            |arguments: &[&str]| kubectl(&[&["--namespace", NAMESPACE], arguments].concat()).ok();
         let replicas = in_namespace(&["get", DEPLOYMENT, "-o", "jsonpath={.spec.replicas}"]);
-        let config_map: Value = serde_json::from_str(&in_namespace(&["get", "configmap", "ocibuild", "-o", "json"])).unwrap();
+        let config_map: Value =
+            serde_json::from_str(&in_namespace(&["get", "configmap", "ocibuild", "-o", "json"]))
+                .unwrap();
         let configuration = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(configuration.path(), config_map["data"]["config.yaml"].as_str().unwrap()).unwrap();
+        std::fs::write(configuration.path(), config_map["data"]["config.yaml"].as_str().unwrap())
+            .unwrap();
         in_namespace(&["scale", DEPLOYMENT, "--replicas=0"]);
-        in_namespace(&["wait", "--for=delete", "pods", "-l", "app.kubernetes.io/name=ocibuild", "--timeout=60s"]);
-        Self { replicas, configuration, kubeconfig: as_service_account(), _one_at_a_time: one_at_a_time }
+        in_namespace(&[
+            "wait",
+            "--for=delete",
+            "pods",
+            "-l",
+            "app.kubernetes.io/name=ocibuild",
+            "--timeout=60s",
+        ]);
+        Self {
+            replicas,
+            configuration,
+            kubeconfig: as_service_account(),
+            _one_at_a_time: one_at_a_time,
+        }
     }
 
     /// Sets a part of the configuration for the operators that are started from now on.
@@ -53,10 +69,23 @@ impl Deployed {
         self.start_with(identity, namespace, &[])
     }
 
-    pub fn start_with(&self, identity: &str, namespace: &str, variables: &[(&str, &str)]) -> Operator {
+    pub fn start_with(
+        &self,
+        identity: &str,
+        namespace: &str,
+        variables: &[(&str, &str)],
+    ) -> Operator {
         // A killed leader keeps its lease; the test does not wait for it to lapse where it starts the next by itself.
         if namespace == NAMESPACE {
-            kubectl(&["--namespace", namespace, "delete", "lease", "ocibuild-controller", "--ignore-not-found"]).ok();
+            kubectl(&[
+                "--namespace",
+                namespace,
+                "delete",
+                "lease",
+                "ocibuild-controller",
+                "--ignore-not-found",
+            ])
+            .ok();
         } else {
             grant_lease(namespace);
         }
@@ -64,7 +93,14 @@ impl Deployed {
         let child = Command::new(env!("CARGO_BIN_EXE_ocibuild"))
             .args(["controller", "--config"])
             .arg(self.configuration.path())
-            .args(["--listen", &format!("127.0.0.1:{port}"), "--identity", identity, "--lease-namespace", namespace])
+            .args([
+                "--listen",
+                &format!("127.0.0.1:{port}"),
+                "--identity",
+                identity,
+                "--lease-namespace",
+                namespace,
+            ])
             .env("KUBECONFIG", self.kubeconfig.path())
             .envs(variables.iter().copied())
             .stdout(Stdio::inherit())
@@ -78,14 +114,23 @@ impl Drop for Deployed {
     fn drop(&mut self) {
         let replicas = format!("--replicas={}", self.replicas);
         kubectl(&["--namespace", NAMESPACE, "scale", DEPLOYMENT, &replicas]);
-        kubectl(&["--namespace", NAMESPACE, "delete", "lease", "ocibuild-controller", "--ignore-not-found"]);
+        kubectl(&[
+            "--namespace",
+            NAMESPACE,
+            "delete",
+            "lease",
+            "ocibuild-controller",
+            "--ignore-not-found",
+        ]);
         kubectl(&["--namespace", NAMESPACE, "rollout", "status", DEPLOYMENT, "--timeout=60s"]);
     }
 }
 
 /// The kubeconfig of the tests, acting as the operator's service account: its rights and no more.
 fn as_service_account() -> tempfile::NamedTempFile {
-    let mut config: Value = serde_json::from_str(&kubectl(&["config", "view", "--raw", "--minify", "-o", "json"]).ok()).unwrap();
+    let mut config: Value =
+        serde_json::from_str(&kubectl(&["config", "view", "--raw", "--minify", "-o", "json"]).ok())
+            .unwrap();
     config["users"][0]["user"]["as"] = format!("system:serviceaccount:{NAMESPACE}:ocibuild").into();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), config.to_string()).unwrap();
@@ -136,7 +181,10 @@ impl Operator {
     pub fn wait_until_it_leads(&self) {
         let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
         while !self.leads() {
-            assert!(std::time::Instant::now() < deadline, "the operator does not lead after a minute");
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the operator does not lead after a minute"
+            );
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
     }

@@ -44,10 +44,11 @@ fn a_pod_of_another_owner_is_foreign() {
 #[test]
 fn the_end_of_the_builds_container_counts_while_the_pod_still_runs() {
     let digest = format!("sha256:{}", "ab".repeat(32));
-    let message = json!({ "outcome": { "succeeded": { "digest": digest, "pushed": false } } }).to_string();
-    let PodState::Ended(result) =
-        diagnosed(&json!({ "phase": "Running", "containerStatuses": terminated(0, "Completed", &message) }))
-    else {
+    let message =
+        json!({ "outcome": { "succeeded": { "digest": digest, "pushed": false } } }).to_string();
+    let PodState::Ended(result) = diagnosed(
+        &json!({ "phase": "Running", "containerStatuses": terminated(0, "Completed", &message) }),
+    ) else {
         panic!("not ended")
     };
     assert!(matches!(result.outcome, Outcome::Succeeded(image) if image.digest.as_str() == digest));
@@ -55,22 +56,52 @@ fn the_end_of_the_builds_container_counts_while_the_pod_still_runs() {
 
 #[test]
 fn an_end_without_a_result_is_named_by_what_the_container_says() {
-    let long = format!("{} exec: \"/ocibuild\": permission denied", "runc create failed: ".repeat(40));
+    let long =
+        format!("{} exec: \"/ocibuild\": permission denied", "runc create failed: ".repeat(40));
     for (exit_code, reason, message, expected) in [
         (137, "OOMKilled", "", FailureReason::OutOfMemory),
         (137, "Error", "", FailureReason::RunnerKilled),
         (143, "Error", "", FailureReason::RunnerKilled),
         (137, "ContainerStatusUnknown", "", FailureReason::NodeLost),
-        (128, "StartError", "failed to start containerd task \"1\": context canceled", FailureReason::RunnerKilled),
-        (128, "StartError", "failed to validate OCI runtime features: signal: killed", FailureReason::RunnerKilled),
-        (128, "StartError", "container init was OOM-killed (memory limit too low?)", FailureReason::Internal),
+        (
+            128,
+            "StartError",
+            "failed to start containerd task \"1\": context canceled",
+            FailureReason::RunnerKilled,
+        ),
+        (
+            128,
+            "StartError",
+            "failed to validate OCI runtime features: signal: killed",
+            FailureReason::RunnerKilled,
+        ),
+        (
+            128,
+            "StartError",
+            "container init was OOM-killed (memory limit too low?)",
+            FailureReason::Internal,
+        ),
         (128, "StartError", &long, FailureReason::Internal),
-        (128, "StartError", "exec: \"/ocibuild\": no such file or directory", FailureReason::Internal),
+        (
+            128,
+            "StartError",
+            "exec: \"/ocibuild\": no such file or directory",
+            FailureReason::Internal,
+        ),
         (1, "Error", "not json", FailureReason::Internal),
-        (1, "Error", r#"{"outcome":{"succeeded":{"digest":"lie","pushed":true}}}"#, FailureReason::Internal),
+        (
+            1,
+            "Error",
+            r#"{"outcome":{"succeeded":{"digest":"lie","pushed":true}}}"#,
+            FailureReason::Internal,
+        ),
     ] {
-        let state = diagnosed(&json!({ "containerStatuses": terminated(exit_code, reason, message) }));
-        assert!(matches!(&state, PodState::Lost(failure) if failure.reason == expected), "{state:?}");
+        let state =
+            diagnosed(&json!({ "containerStatuses": terminated(exit_code, reason, message) }));
+        assert!(
+            matches!(&state, PodState::Lost(failure) if failure.reason == expected),
+            "{state:?}"
+        );
     }
 }
 
@@ -78,14 +109,18 @@ fn an_end_without_a_result_is_named_by_what_the_container_says() {
 fn a_dead_daemon_that_ran_out_of_memory_is_named_so() {
     let daemon = json!([{ "name": "buildkitd", "image": "", "imageID": "", "ready": false, "restartCount": 1,
                           "lastState": { "terminated": { "exitCode": 137, "reason": "OOMKilled" } } }]);
-    for (reason, expected) in
-        [("DaemonDied", FailureReason::OutOfMemory), ("DockerfileMissing", FailureReason::DockerfileMissing)]
-    {
+    for (reason, expected) in [
+        ("DaemonDied", FailureReason::OutOfMemory),
+        ("DockerfileMissing", FailureReason::DockerfileMissing),
+    ] {
         let state = diagnosed(&json!({
             "initContainerStatuses": daemon, "containerStatuses": terminated(1, "Error", &failed_result(reason)),
         }));
         let PodState::Ended(result) = state else { panic!("{state:?}") };
-        assert!(matches!(&result.outcome, Outcome::Failed(failure) if failure.reason == expected), "{result:?}");
+        assert!(
+            matches!(&result.outcome, Outcome::Failed(failure) if failure.reason == expected),
+            "{result:?}"
+        );
     }
 }
 
@@ -96,9 +131,12 @@ fn a_step_that_was_killed_ran_out_of_memory_if_there_is_a_limit() {
         (Some("64Mi"), FailureReason::OutOfMemory, "limit of 64Mi; exit code: 137"),
         (None, FailureReason::StepFailed, "exit code: 137"),
     ] {
-        let mut pod = pod(&json!({ "containerStatuses": terminated(1, "Error", &result.to_string()) }));
+        let mut pod =
+            pod(&json!({ "containerStatuses": terminated(1, "Error", &result.to_string()) }));
         pod.memory_limit = limit.map(str::to_owned);
-        let PodState::Ended(result) = diagnose(Some(&pod), "owner", now()) else { panic!("not ended") };
+        let PodState::Ended(result) = diagnose(Some(&pod), "owner", now()) else {
+            panic!("not ended")
+        };
         let Outcome::Failed(failure) = result.outcome else { panic!("not failed") };
         assert_eq!(failure.reason, reason);
         assert!(failure.message.ends_with(words), "{}", failure.message);
@@ -108,20 +146,31 @@ fn a_step_that_was_killed_ran_out_of_memory_if_there_is_a_limit() {
 #[test]
 fn a_pod_that_used_more_storage_than_it_may_is_told_from_one_that_made_room() {
     for (message, expected) in [
-        ("Pod ephemeral local storage usage exceeds the total limit of containers 30Mi. ", FailureReason::StorageFull),
-        ("Usage of EmptyDir volume \"state\" exceeds the limit \"1Gi\". ", FailureReason::StorageFull),
-        ("Container buildkitd exceeded its local ephemeral storage limit \"30Mi\". ", FailureReason::StorageFull),
+        (
+            "Pod ephemeral local storage usage exceeds the total limit of containers 30Mi. ",
+            FailureReason::StorageFull,
+        ),
+        (
+            "Usage of EmptyDir volume \"state\" exceeds the limit \"1Gi\". ",
+            FailureReason::StorageFull,
+        ),
+        (
+            "Container buildkitd exceeded its local ephemeral storage limit \"30Mi\". ",
+            FailureReason::StorageFull,
+        ),
         ("The node was low on resource: ephemeral-storage. ", FailureReason::Evicted),
     ] {
-        let condition =
-            json!({ "type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": message });
+        let condition = json!({ "type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": message });
         for status in [
             json!({ "phase": "Failed", "reason": "Evicted", "message": message }),
             json!({ "conditions": [condition], "containerStatuses": terminated(1, "Error", &failed_result("Cancelled")) }),
             json!({ "conditions": [condition], "containerStatuses": terminated(1, "Error", &failed_result("DaemonDied")) }),
         ] {
             let state = diagnosed(&status);
-            assert!(matches!(&state, PodState::Lost(failure) if failure.reason == expected), "{message}: {state:?}");
+            assert!(
+                matches!(&state, PodState::Lost(failure) if failure.reason == expected),
+                "{message}: {state:?}"
+            );
         }
     }
 }
@@ -139,19 +188,29 @@ fn a_pod_that_kubernetes_takes_away_says_why() {
             "conditions": [{ "type": "DisruptionTarget", "status": "True", "reason": reason, "message": "words" }],
             "containerStatuses": terminated(1, "Error", &failed_result("Cancelled")),
         }));
-        assert!(matches!(&state, PodState::Lost(failure) if failure.reason == expected), "{reason}: {state:?}");
+        assert!(
+            matches!(&state, PodState::Lost(failure) if failure.reason == expected),
+            "{reason}: {state:?}"
+        );
     }
 }
 
 #[test]
 fn a_build_that_ended_because_its_pod_was_deleted_is_lost_and_one_that_was_done_is_not() {
     let digest = format!("sha256:{}", "ab".repeat(32));
-    let done = json!({ "outcome": { "succeeded": { "digest": digest, "pushed": true } } }).to_string();
-    for (message, is_lost) in
-        [(failed_result("Cancelled"), true), (String::new(), true), (failed_result("StepFailed"), false), (done, false)]
-    {
-        let mut pod = pod(&json!({ "phase": "Running", "containerStatuses": terminated(1, "Error", &message) }));
-        pod.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:09:50Z")).unwrap());
+    let done =
+        json!({ "outcome": { "succeeded": { "digest": digest, "pushed": true } } }).to_string();
+    for (message, is_lost) in [
+        (failed_result("Cancelled"), true),
+        (String::new(), true),
+        (failed_result("StepFailed"), false),
+        (done, false),
+    ] {
+        let mut pod = pod(
+            &json!({ "phase": "Running", "containerStatuses": terminated(1, "Error", &message) }),
+        );
+        pod.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-01-01T00:09:50Z")).unwrap());
         let state = diagnose(Some(&pod), "owner", now());
         let is_named = matches!(&state, PodState::Lost(failure) if failure.reason == FailureReason::PodDeleted);
         assert_eq!(is_named, is_lost, "{message}: {state:?}");
@@ -167,7 +226,10 @@ fn a_failed_pod_is_named_by_its_reason() {
         ("Strange", FailureReason::Internal),
     ] {
         let state = diagnosed(&json!({ "phase": "Failed", "reason": reason, "message": "words" }));
-        assert!(matches!(&state, PodState::Lost(failure) if failure.reason == expected), "{reason}: {state:?}");
+        assert!(
+            matches!(&state, PodState::Lost(failure) if failure.reason == expected),
+            "{reason}: {state:?}"
+        );
     }
 }
 
@@ -185,8 +247,7 @@ fn a_pod_that_is_being_deleted_is_given_up_half_a_minute_after_its_deadline() {
 #[test]
 fn what_a_pod_waits_for_has_a_name_and_a_deadline_of_its_own() {
     let scheduled = json!({ "type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:05:00Z" });
-    let unscheduled =
-        |message: &str| json!([{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message }]);
+    let unscheduled = |message: &str| json!([{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message }]);
     let pulling = |reason: &str| {
         json!([{ "name": "buildkitd", "image": "", "imageID": "", "ready": false, "restartCount": 0,
                  "state": { "waiting": { "reason": reason, "message": "words" } } }])

@@ -49,7 +49,8 @@ fn recorded(phase: Phase, number: i32, pod_seen: bool) -> Recorded {
 }
 
 #[test]
-fn neither_the_queue_nor_pauses_nor_earlier_attempts_are_time_in_which_the_pod_could_have_been_made() {
+fn neither_the_queue_nor_pauses_nor_earlier_attempts_are_time_in_which_the_pod_could_have_been_made()
+ {
     let later = |seconds| now() + SignedDuration::from_secs(seconds);
     for (phase, started, retry, expected) in [
         (Phase::Pending, Some(now()), None, Some(now())),
@@ -74,7 +75,10 @@ fn success() -> BuildResult {
         tar: None,
         additional: Vec::new(),
     };
-    BuildResult { outcome: Outcome::Succeeded(built), ..BuildResult::failed(failure(FailureReason::Internal)) }
+    BuildResult {
+        outcome: Outcome::Succeeded(built),
+        ..BuildResult::failed(failure(FailureReason::Internal))
+    }
 }
 
 fn failure(reason: FailureReason) -> BuildFailure {
@@ -97,16 +101,22 @@ fn decision(wanted: &Wanted, recorded: &Recorded, pod: &PodState) -> Decision {
 
 #[test]
 fn a_new_build_begins_with_attempt_1() {
-    let begin = Decision::Begin { attempt: Attempt::FIRST, first_attempt: Attempt::FIRST, after: None };
+    let begin =
+        Decision::Begin { attempt: Attempt::FIRST, first_attempt: Attempt::FIRST, after: None };
     assert_eq!(decision(&wanted(1, None), &Recorded::default(), &PodState::Absent), begin);
     assert_eq!(decision(&wanted(1, Some("x")), &Recorded::default(), &PodState::Absent), begin);
 }
 
 #[test]
 fn a_changed_generation_begins_anew_whatever_the_old_one_does() {
-    let begin = Decision::Begin { attempt: Attempt::FIRST, first_attempt: Attempt::FIRST, after: None };
+    let begin =
+        Decision::Begin { attempt: Attempt::FIRST, first_attempt: Attempt::FIRST, after: None };
     for phase in [Phase::Pending, Phase::Running, Phase::Succeeded, Phase::Failed] {
-        for pod in [PodState::Absent, PodState::Ended(success()), PodState::Running(Running { address: None })] {
+        for pod in [
+            PodState::Absent,
+            PodState::Ended(success()),
+            PodState::Running(Running { address: None }),
+        ] {
             assert_eq!(decision(&wanted(4, None), &recorded(phase, 2, true), &pod), begin);
         }
     }
@@ -115,19 +125,31 @@ fn a_changed_generation_begins_anew_whatever_the_old_one_does() {
 #[test]
 fn a_generation_that_was_built_or_failed_is_never_built_again() {
     for phase in [Phase::Succeeded, Phase::Failed] {
-        for pod in [PodState::Absent, PodState::Foreign, PodState::Ended(success()), waiting(Wait::Start, 9999, "")] {
-            assert_eq!(decision(&wanted(3, None), &recorded(phase, 1, true), &pod), Decision::Settled);
+        for pod in [
+            PodState::Absent,
+            PodState::Foreign,
+            PodState::Ended(success()),
+            waiting(Wait::Start, 9999, ""),
+        ] {
+            assert_eq!(
+                decision(&wanted(3, None), &recorded(phase, 1, true), &pod),
+                Decision::Settled
+            );
         }
     }
 }
 
 #[test]
 fn a_new_rebuild_text_asks_for_another_build_of_the_same_generation() {
-    let handled = Recorded { rebuild: Some("monday".to_owned()), ..recorded(Phase::Succeeded, 2, true) };
+    let handled =
+        Recorded { rebuild: Some("monday".to_owned()), ..recorded(Phase::Succeeded, 2, true) };
     for (text, expected) in [
         (Some("monday"), Decision::Settled),
         (None, Decision::Settled),
-        (Some("tuesday"), Decision::Begin { attempt: attempt(3), first_attempt: attempt(3), after: None }),
+        (
+            Some("tuesday"),
+            Decision::Begin { attempt: attempt(3), first_attempt: attempt(3), after: None },
+        ),
     ] {
         assert_eq!(decision(&wanted(3, text), &handled, &PodState::Absent), expected, "{text:?}");
     }
@@ -136,7 +158,10 @@ fn a_new_rebuild_text_asks_for_another_build_of_the_same_generation() {
 #[test]
 fn the_attempt_is_written_down_before_its_pod_is_made() {
     let begun = recorded(Phase::Pending, 1, false);
-    assert_eq!(decision(&wanted(3, None), &begun, &PodState::Absent), Decision::CreatePod { attempt: Attempt::FIRST });
+    assert_eq!(
+        decision(&wanted(3, None), &begun, &PodState::Absent),
+        Decision::CreatePod { attempt: Attempt::FIRST }
+    );
 }
 
 #[test]
@@ -146,7 +171,10 @@ fn a_pod_that_was_seen_and_is_gone_is_lost_and_tried_again() {
     else {
         panic!("not tried again")
     };
-    assert_eq!((next.number(), first_attempt.number(), after.failure.reason), (2, 1, FailureReason::PodDeleted));
+    assert_eq!(
+        (next.number(), first_attempt.number(), after.failure.reason),
+        (2, 1, FailureReason::PodDeleted)
+    );
 }
 
 #[test]
@@ -161,10 +189,21 @@ fn what_is_not_the_builds_fault_is_tried_again_until_the_retries_are_used_up() {
         (FailureReason::Timeout, 1, false),
         (FailureReason::RegistryUnauthorized, 1, false),
     ] {
-        for pod in [PodState::Lost(failure(reason)), PodState::Ended(BuildResult::failed(failure(reason)))] {
-            let decision = decision(&wanted(3, None), &recorded(Phase::Running, number, true), &pod);
-            assert_eq!(matches!(decision, Decision::Begin { .. }), is_retried, "{reason} in attempt {number}: {decision:?}");
-            assert_eq!(matches!(decision, Decision::Finish(_)), !is_retried, "{reason} in attempt {number}: {decision:?}");
+        for pod in
+            [PodState::Lost(failure(reason)), PodState::Ended(BuildResult::failed(failure(reason)))]
+        {
+            let decision =
+                decision(&wanted(3, None), &recorded(Phase::Running, number, true), &pod);
+            assert_eq!(
+                matches!(decision, Decision::Begin { .. }),
+                is_retried,
+                "{reason} in attempt {number}: {decision:?}"
+            );
+            assert_eq!(
+                matches!(decision, Decision::Finish(_)),
+                !is_retried,
+                "{reason} in attempt {number}: {decision:?}"
+            );
         }
     }
 }
@@ -172,34 +211,67 @@ fn what_is_not_the_builds_fault_is_tried_again_until_the_retries_are_used_up() {
 #[test]
 fn a_rebuild_has_retries_of_its_own() {
     let rebuilt = Recorded { first_attempt: Some(attempt(5)), ..recorded(Phase::Running, 6, true) };
-    let decision = decision(&wanted(3, None), &rebuilt, &PodState::Lost(failure(FailureReason::Evicted)));
-    assert!(matches!(decision, Decision::Begin { attempt, .. } if attempt.number() == 7), "{decision:?}");
+    let decision =
+        decision(&wanted(3, None), &rebuilt, &PodState::Lost(failure(FailureReason::Evicted)));
+    assert!(
+        matches!(decision, Decision::Begin { attempt, .. } if attempt.number() == 7),
+        "{decision:?}"
+    );
 }
 
 #[test]
 fn each_wait_ends_at_its_own_deadline_and_says_what_it_waited_for() {
-    for (wait, limit, field) in [(Wait::Claim, 60, "claim"), (Wait::Schedule, 1800, "schedule"), (Wait::Start, 600, "start")] {
-        let in_time = decision(&wanted(3, None), &recorded(Phase::Pending, 1, false), &waiting(wait, limit - 1, "no node"));
+    for (wait, limit, field) in [
+        (Wait::Claim, 60, "claim"),
+        (Wait::Schedule, 1800, "schedule"),
+        (Wait::Start, 600, "start"),
+    ] {
+        let in_time = decision(
+            &wanted(3, None),
+            &recorded(Phase::Pending, 1, false),
+            &waiting(wait, limit - 1, "no node"),
+        );
         let Decision::Wait { message, reason, recheck } = in_time else { panic!("{in_time:?}") };
         let shown = format_duration(Duration::from_secs(limit.unsigned_abs()));
-        assert_eq!(message, format!("no node (the build fails after {shown} of this: deadlines.{field})"));
+        assert_eq!(
+            message,
+            format!("no node (the build fails after {shown} of this: deadlines.{field})")
+        );
         assert_eq!(reason, Some(FailureReason::Unschedulable));
         assert_eq!(recheck, Some(Duration::from_millis(1050)));
-        let late = decision(&wanted(3, None), &recorded(Phase::Pending, 1, false), &waiting(wait, limit, "no node"));
-        let Decision::Finish(BuildResult { outcome: Outcome::Failed(failure), .. }) = late else { panic!("{late:?}") };
-        assert_eq!(failure.message, format!("waited {limit}s (deadlines.{field}) in vain: no node"));
+        let late = decision(
+            &wanted(3, None),
+            &recorded(Phase::Pending, 1, false),
+            &waiting(wait, limit, "no node"),
+        );
+        let Decision::Finish(BuildResult { outcome: Outcome::Failed(failure), .. }) = late else {
+            panic!("{late:?}")
+        };
+        assert_eq!(
+            failure.message,
+            format!("waited {limit}s (deadlines.{field}) in vain: no node")
+        );
     }
 }
 
 #[test]
 fn a_name_that_stays_taken_is_not_waited_for_for_ever() {
     for (seconds, ends) in [(1799, false), (1800, true)] {
-        let begun = Recorded { started: Some(now() - SignedDuration::from_secs(seconds)), ..recorded(Phase::Pending, 1, false) };
+        let begun = Recorded {
+            started: Some(now() - SignedDuration::from_secs(seconds)),
+            ..recorded(Phase::Pending, 1, false)
+        };
         match decision(&wanted(3, None), &begun, &PodState::Foreign) {
-            Decision::Wait { reason: None, recheck: Some(recheck), .. } if !ends => assert_eq!(recheck, Duration::from_secs(1)),
+            Decision::Wait { reason: None, recheck: Some(recheck), .. } if !ends => {
+                assert_eq!(recheck, Duration::from_secs(1))
+            }
             Decision::Finish(BuildResult { outcome: Outcome::Failed(failure), .. }) if ends => {
                 assert_eq!(failure.reason, FailureReason::Timeout);
-                assert!(failure.message.starts_with("waited 1800s (deadlines.schedule) in vain: a pod of this name"));
+                assert!(
+                    failure.message.starts_with(
+                        "waited 1800s (deadlines.schedule) in vain: a pod of this name"
+                    )
+                );
             }
             other => panic!("after {seconds}s: {other:?}"),
         }
@@ -221,7 +293,11 @@ fn what_cannot_get_better_is_not_waited_for() {
 
 #[test]
 fn a_clock_that_went_back_does_not_end_a_wait() {
-    let decision = decision(&wanted(3, None), &recorded(Phase::Pending, 1, false), &waiting(Wait::Claim, -3600, ""));
+    let decision = decision(
+        &wanted(3, None),
+        &recorded(Phase::Pending, 1, false),
+        &waiting(Wait::Claim, -3600, ""),
+    );
     assert!(matches!(decision, Decision::Wait { .. }), "{decision:?}");
 }
 
@@ -241,16 +317,24 @@ fn a_build_that_is_not_next_waits_with_its_attempt_written_down_and_no_pod() {
         for pod in [PodState::Absent, PodState::Foreign] {
             let decision = decide(&wanted, &recorded, &pod, &limits(), waiting, now());
             let (attempt, first_attempt) = (attempt(number), attempt(number));
-            assert_eq!(decision, Decision::Queue { attempt, first_attempt, position: 7 }, "{recorded:?} {pod:?}");
+            assert_eq!(
+                decision,
+                Decision::Queue { attempt, first_attempt, position: 7 },
+                "{recorded:?} {pod:?}"
+            );
         }
     }
-    let decision = decide(&wanted(3, None), &queued, &PodState::Absent, &limits(), Turn::Granted, now());
+    let decision =
+        decide(&wanted(3, None), &queued, &PodState::Absent, &limits(), Turn::Granted, now());
     assert_eq!(decision, Decision::CreatePod { attempt: Attempt::FIRST });
 }
 
 #[test]
 fn waiting_for_a_turn_ends_at_its_deadline_if_it_has_one() {
-    let queued = Recorded { queued: Some(now() - SignedDuration::from_secs(60)), ..recorded(Phase::Queued, 1, false) };
+    let queued = Recorded {
+        queued: Some(now() - SignedDuration::from_secs(60)),
+        ..recorded(Phase::Queued, 1, false)
+    };
     let gated = PodState::Gated { message: String::new() };
     for (limit, pod, is_over) in [
         (Some(60), PodState::Absent, true),
@@ -263,7 +347,8 @@ fn waiting_for_a_turn_ends_at_its_deadline_if_it_has_one() {
     ] {
         let queue = limit.map(|seconds| ConfigDuration(Duration::from_secs(seconds)));
         let limits = Limits { waits: Waits { queue, ..Waits::default() }, ..limits() };
-        let decision = decide(&wanted(3, None), &queued, &pod, &limits, Turn::Waiting { position: 2 }, now());
+        let decision =
+            decide(&wanted(3, None), &queued, &pod, &limits, Turn::Waiting { position: 2 }, now());
         let is_timeout = matches!(&decision, Decision::Finish(BuildResult { outcome: Outcome::Failed(failure), .. })
             if failure.reason == FailureReason::Timeout && failure.message.contains("deadlines.queue"));
         assert_eq!(is_timeout, is_over, "{limit:?} {pod:?}: {decision:?}");
@@ -272,7 +357,9 @@ fn waiting_for_a_turn_ends_at_its_deadline_if_it_has_one() {
 
 #[test]
 fn a_pod_that_a_gate_holds_back_is_left_alone() {
-    let gated = PodState::Gated { message: "Scheduling is blocked due to non-empty scheduling gates".to_owned() };
+    let gated = PodState::Gated {
+        message: "Scheduling is blocked due to non-empty scheduling gates".to_owned(),
+    };
     let decision = decision(&wanted(3, None), &recorded(Phase::Pending, 1, false), &gated);
     assert!(matches!(decision, Decision::Gated { .. }), "{decision:?}");
 }
@@ -290,12 +377,19 @@ fn an_annotation_that_came_after_the_build_had_begun_cancels_it() {
         // What the annotation says belongs to the build before.
         (Some("new"), Recorded { generation: Some(2), ..begun }, false),
     ] {
-        let decision = decision(&cancel(text), &recorded, &PodState::Running(Running { address: None }));
+        let decision =
+            decision(&cancel(text), &recorded, &PodState::Running(Running { address: None }));
         let reason = match &decision {
-            Decision::Finish(BuildResult { outcome: Outcome::Failed(failure), .. }) => Some(failure.reason),
+            Decision::Finish(BuildResult { outcome: Outcome::Failed(failure), .. }) => {
+                Some(failure.reason)
+            }
             _ => None,
         };
-        assert_eq!(reason == Some(FailureReason::Cancelled), is_cancelled, "{text:?} {recorded:?}: {decision:?}");
+        assert_eq!(
+            reason == Some(FailureReason::Cancelled),
+            is_cancelled,
+            "{text:?} {recorded:?}: {decision:?}"
+        );
     }
 }
 
@@ -313,13 +407,28 @@ fn pauses_before_retries_grow_and_are_no_shorter_than_a_registry_asks_for() {
         let lost = PodState::Lost(BuildFailure { retry_after, ..failure(reason) });
         let decision = decision(&wanted(3, None), &recorded(Phase::Running, number, true), &lost);
         let Decision::Begin { after: Some(after), .. } = decision else { panic!("{decision:?}") };
-        assert_eq!(after.retry.duration_since(now()), SignedDuration::from_secs(seconds), "{reason} {retry_after:?} {number}");
+        assert_eq!(
+            after.retry.duration_since(now()),
+            SignedDuration::from_secs(seconds),
+            "{reason} {retry_after:?} {number}"
+        );
     }
     let many = Limits { retries: 100, ..limits() };
     let lost = PodState::Lost(failure(FailureReason::Evicted));
-    let decision = decide(&wanted(3, None), &recorded(Phase::Running, 90, true), &lost, &many, Turn::Granted, now());
+    let decision = decide(
+        &wanted(3, None),
+        &recorded(Phase::Running, 90, true),
+        &lost,
+        &many,
+        Turn::Granted,
+        now(),
+    );
     let Decision::Begin { after: Some(after), .. } = decision else { panic!("{decision:?}") };
-    assert_eq!(after.retry.duration_since(now()), SignedDuration::from_mins(5), "the operator's own pauses end somewhere");
+    assert_eq!(
+        after.retry.duration_since(now()),
+        SignedDuration::from_mins(5),
+        "the operator's own pauses end somewhere"
+    );
 }
 
 #[test]

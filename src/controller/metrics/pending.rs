@@ -46,13 +46,20 @@ impl Debug for Pending {
 impl Collector for Pending {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let Count { by_reason, longest } = self.count();
-        let help = "Builds that began and wait for their pod, by what is wrong; Pending while nothing is";
-        let mut family = encoder.encode_descriptor("builds_pending", help, None, MetricType::Gauge)?;
+        let help =
+            "Builds that began and wait for their pod, by what is wrong; Pending while nothing is";
+        let mut family =
+            encoder.encode_descriptor("builds_pending", help, None, MetricType::Gauge)?;
         for (reason, builds) in by_reason {
             ConstGauge::new(builds).encode(family.encode_family(&ReasonLabels { reason })?)?;
         }
         let help = "Age of the oldest build that waits for its pod";
-        let gauge = encoder.encode_descriptor("longest_pending", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        let gauge = encoder.encode_descriptor(
+            "longest_pending",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
         ConstGauge::new(longest.as_secs_f64()).encode(gauge)
     }
 }
@@ -73,11 +80,14 @@ impl Count {
     /// Counts what waits among all builds.
     fn of<'a>(builds: impl Iterator<Item = &'a OciBuildStatus>, now: Timestamp) -> Self {
         // Always there: a gauge that vanishes is hard to read.
-        let mut count = Self { by_reason: BTreeMap::from([(NOTHING_WRONG, 0)]), longest: Duration::ZERO };
+        let mut count =
+            Self { by_reason: BTreeMap::from([(NOTHING_WRONG, 0)]), longest: Duration::ZERO };
         for status in builds.filter(|status| status.phase == Some(Phase::Pending)) {
             *count.by_reason.entry(reason(status)).or_default() += 1;
             let waited = status.start_time.as_ref().map(|start| now.duration_since(start.0));
-            count.longest = count.longest.max(waited.and_then(|waited| waited.try_into().ok()).unwrap_or_default());
+            count.longest = count
+                .longest
+                .max(waited.and_then(|waited| waited.try_into().ok()).unwrap_or_default());
         }
         count
     }
@@ -102,7 +112,10 @@ mod tests {
             let ready = json!({
                 "type": "Ready", "status": "False", "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
             });
-            serde_json::from_value(json!({ "phase": phase, "conditions": [ready], "startTime": start })).unwrap()
+            serde_json::from_value(
+                json!({ "phase": phase, "conditions": [ready], "startTime": start }),
+            )
+            .unwrap()
         };
         let builds = [
             status("Pending", "Pending", "2026-01-01T00:00:50.000000Z"),
@@ -120,6 +133,9 @@ mod tests {
     #[test]
     fn without_builds_nothing_waits() {
         let count = Count::of(std::iter::empty(), Timestamp::now());
-        assert_eq!(count, Count { by_reason: BTreeMap::from([(NOTHING_WRONG, 0)]), longest: Duration::ZERO });
+        assert_eq!(
+            count,
+            Count { by_reason: BTreeMap::from([(NOTHING_WRONG, 0)]), longest: Duration::ZERO }
+        );
     }
 }

@@ -11,7 +11,8 @@ use crate::{
 /// Each method called once.
 fn observed() -> Metrics {
     let metrics = Metrics::default();
-    let status = |status: serde_json::Value| -> OciBuildStatus { serde_json::from_value(status).unwrap() };
+    let status =
+        |status: serde_json::Value| -> OciBuildStatus { serde_json::from_value(status).unwrap() };
     metrics.build_ended(&status(json!({
         "phase": "Succeeded",
         "startTime": "2026-01-01T00:00:00.000000Z",
@@ -45,9 +46,12 @@ fn lines(text: &str, keep: impl Fn(&str) -> bool) -> String {
     let mut lines: Vec<_> = text.lines().filter(|line| keep(line)).collect();
     // Within a family the order is that of a hash map; comments stay before what they speak of.
     lines.sort_by_key(|line| {
-        let name = line.trim_start_matches("# ").trim_start_matches("HELP ").trim_start_matches("TYPE ");
+        let name =
+            line.trim_start_matches("# ").trim_start_matches("HELP ").trim_start_matches("TYPE ");
         let name = name.trim_start_matches("UNIT ").split([' ', '{']).next().unwrap_or_default();
-        let name = ["_total", "_sum", "_count"].iter().fold(name, |name, suffix| name.strip_suffix(suffix).unwrap_or(name));
+        let name = ["_total", "_sum", "_count"]
+            .iter()
+            .fold(name, |name, suffix| name.strip_suffix(suffix).unwrap_or(name));
         (name.to_owned(), !line.starts_with('#'))
     });
     lines.join("\n")
@@ -88,7 +92,10 @@ fn what_was_observed_is_what_prometheus_reads() {
     ] {
         assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
     }
-    assert!(!text.contains(r#"phase="daemon""#), "what did not happen is not counted as nothing:\n{text}");
+    assert!(
+        !text.contains(r#"phase="daemon""#),
+        "what did not happen is not counted as nothing:\n{text}"
+    );
 }
 
 /// An alert on an increase would miss a series that begins with one.
@@ -105,12 +112,14 @@ fn failures_of_the_platform_are_counted_from_zero() {
 #[test]
 fn the_number_of_series_does_not_grow_with_the_builds() {
     let metrics = observed();
-    let series = |metrics: &Metrics| metrics.text().lines().filter(|line| !line.starts_with('#')).count();
+    let series =
+        |metrics: &Metrics| metrics.text().lines().filter(|line| !line.starts_with('#')).count();
     let before = series(&metrics);
     for build in 0..1000 {
-        let failure =
-            json!({ "reason": "StepFailed", "message": format!("message {build}"), "hint": "", "step": format!("{build}") });
-        metrics.build_ended(&serde_json::from_value(json!({ "phase": "Failed", "failure": failure })).unwrap());
+        let failure = json!({ "reason": "StepFailed", "message": format!("message {build}"), "hint": "", "step": format!("{build}") });
+        metrics.build_ended(
+            &serde_json::from_value(json!({ "phase": "Failed", "failure": failure })).unwrap(),
+        );
         metrics.left_queue(Duration::from_secs(build));
     }
     assert_eq!(series(&metrics), before);

@@ -21,7 +21,10 @@ fn full(waiting: &[(&str, i32)]) -> Queue {
     let mut queue = Queue::new(limits(Some(1), None));
     queue.resume("something", "else");
     for (since, (uid, priority)) in (0..).zip(waiting) {
-        assert!(matches!(queue.turn(uid, &ticket(uid, *priority, since), at(since)), Turn::Waiting { .. }));
+        assert!(matches!(
+            queue.turn(uid, &ticket(uid, *priority, since), at(since)),
+            Turn::Waiting { .. }
+        ));
     }
     queue
 }
@@ -55,7 +58,10 @@ fn the_order_is_fair_between_namespaces_then_by_priority_then_by_age() {
         // First come, first served.
         (vec![("a1", 0), ("a2", 0), ("a3", 0)], vec!["a1", "a2", "a3"]),
         // A namespace with many builds does not push the others aside.
-        (vec![("a1", 0), ("a2", 0), ("a3", 0), ("b1", 0), ("c1", 0)], vec!["a1", "b1", "c1", "a2", "a3"]),
+        (
+            vec![("a1", 0), ("a2", 0), ("a3", 0), ("b1", 0), ("c1", 0)],
+            vec!["a1", "b1", "c1", "a2", "a3"],
+        ),
         // Priority counts within a namespace, and between namespaces that run as many.
         (vec![("a1", 0), ("a2", 9), ("a3", 5)], vec!["a2", "a3", "a1"]),
         (vec![("a1", 0), ("b1", 7)], vec!["b1", "a1"]),
@@ -71,7 +77,8 @@ fn the_order_is_fair_between_namespaces_then_by_priority_then_by_age() {
                 queue.turn(uid, &waiting, at(50))
             })
             .collect();
-        let counted: Vec<_> = (1..=expected.len()).map(|position| Turn::Waiting { position }).collect();
+        let counted: Vec<_> =
+            (1..=expected.len()).map(|position| Turn::Waiting { position }).collect();
         assert_eq!(positions, counted, "{waiting:?}");
         assert_eq!(turns(&mut queue, expected.len()), expected, "{waiting:?}");
     }
@@ -93,7 +100,10 @@ fn a_namespace_with_a_long_line_does_not_keep_a_single_turn_for_itself() {
         order.push(name);
     }
     assert_eq!(order, ["b1", "a1", "b2", "a2", "a3"]);
-    assert!(queue.last_turn.is_empty(), "nothing is remembered of namespaces that neither run nor wait");
+    assert!(
+        queue.last_turn.is_empty(),
+        "nothing is remembered of namespaces that neither run nor wait"
+    );
 }
 
 #[test]
@@ -116,7 +126,11 @@ fn a_turn_is_kept_until_the_build_leaves_and_then_goes_to_the_next() {
     // The second asks first: it is not its turn.
     assert_eq!(queue.turn("b1", &ticket("b1", 0, 1), at(9)), Turn::Waiting { position: 2 });
     assert_eq!(queue.turn("a1", &ticket("a1", 0, 0), at(9)), Turn::Granted);
-    assert_eq!(queue.turn("a1", &ticket("a1", 5, 7), at(99)), Turn::Granted, "also with another ticket");
+    assert_eq!(
+        queue.turn("a1", &ticket("a1", 5, 7), at(99)),
+        Turn::Granted,
+        "also with another ticket"
+    );
     assert!(queue.leave("a1", at(50)));
     assert!(!queue.leave("a1", at(50)), "a second time changes nothing");
     assert_eq!(queue.turn("b1", &ticket("b1", 0, 1), at(9)), Turn::Granted);
@@ -136,11 +150,19 @@ fn a_namespace_that_takes_no_pod_gives_its_turn_to_others_for_a_while() {
     let (first, second, other) = (ticket("a1", 0, 0), ticket("a2", 0, 1), ticket("b1", 0, 2));
     assert_eq!(queue.turn("a1", &first, at(2)), Turn::Granted);
     queue.hold("a1", &first, at(2), at(7));
-    assert_eq!(queue.turn("a2", &second, at(3)), Turn::Waiting { position: 1 }, "it is smaller, perhaps");
+    assert_eq!(
+        queue.turn("a2", &second, at(3)),
+        Turn::Waiting { position: 1 },
+        "it is smaller, perhaps"
+    );
     assert_eq!(queue.turn("b1", &other, at(3)), Turn::Granted);
     queue.leave("b1", at(4));
     assert_eq!(queue.next(at(6)), []);
-    assert_eq!(queue.turn("a1", &first, at(7)), Turn::Waiting { position: 2 }, "it is behind, also when it asks first");
+    assert_eq!(
+        queue.turn("a1", &first, at(7)),
+        Turn::Waiting { position: 2 },
+        "it is behind, also when it asks first"
+    );
     assert_eq!(queue.next(at(7)), [("a".to_owned(), "a2".to_owned())]);
     assert_eq!(queue.turn("a2", &second, at(7)), Turn::Granted);
 }
@@ -148,7 +170,11 @@ fn a_namespace_that_takes_no_pod_gives_its_turn_to_others_for_a_while() {
 #[test]
 fn a_namespace_that_had_no_room_tries_one_at_a_time_and_goes_on_while_they_fit() {
     let mut queue = Queue::new(limits(None, None));
-    let tickets: Vec<_> = ["a1", "a2", "a3", "a4"].into_iter().zip(0..).map(|(uid, since)| ticket(uid, 0, since)).collect();
+    let tickets: Vec<_> = ["a1", "a2", "a3", "a4"]
+        .into_iter()
+        .zip(0..)
+        .map(|(uid, since)| ticket(uid, 0, since))
+        .collect();
     for ticket in &tickets {
         assert_eq!(queue.turn(&ticket.name, ticket, at(5)), Turn::Granted);
     }
@@ -167,7 +193,11 @@ fn a_namespace_that_had_no_room_tries_one_at_a_time_and_goes_on_while_they_fit()
     queue.hold("a2", &tickets[1], at(8), at(10));
     assert_eq!(queue.next(at(9)), []);
     queue.leave("a1", at(9));
-    assert_eq!(queue.next(at(9)), name("a3"), "what has ended made room; who was refused more often is behind");
+    assert_eq!(
+        queue.next(at(9)),
+        name("a3"),
+        "what has ended made room; who was refused more often is behind"
+    );
 }
 
 #[test]
@@ -180,7 +210,10 @@ fn one_that_never_fits_is_behind_all_that_may_whatever_its_priority() {
         assert!(matches!(queue.turn(uid, ticket, at(3)), Turn::Waiting { .. }));
     }
     // Its reconcile has written down since when it waits: that is another ticket, and no better place.
-    assert_eq!(queue.turn("a1", &Ticket { since: at(1), ..large.clone() }, at(4)), Turn::Waiting { position: 3 });
+    assert_eq!(
+        queue.turn("a1", &Ticket { since: at(1), ..large.clone() }, at(4)),
+        Turn::Waiting { position: 3 }
+    );
     assert_eq!(queue.turn("a2", &small, at(4)), Turn::Granted);
     queue.leave("a2", at(5));
     assert_eq!(queue.turn("a3", &later, at(5)), Turn::Granted);

@@ -41,7 +41,8 @@ fn arguments(instructions: &Instructions, given: &Given, stage: Option<&str>) ->
         is_pushed: instructions.push,
         has_tar: true,
     };
-    let arguments = build_arguments(instructions, &located, given, &target, Path::new("/w/metadata.json"));
+    let arguments =
+        build_arguments(instructions, &located, given, &target, Path::new("/w/metadata.json"));
     arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect()
 }
 
@@ -53,8 +54,13 @@ fn a_plain_build_asks_for_nothing_special() {
 #[test]
 fn a_cache_is_read_for_every_stage_and_written_for_the_main_one() {
     let cached = |export: Option<&str>, stage: Option<&str>| {
-        let cache = json!({ "registry": { "reference": "r.example.com/cache/app", "export": export } });
-        let all = arguments(&instructions(json!({ "parameters": { "cache": cache } })), &Given::default(), stage);
+        let cache =
+            json!({ "registry": { "reference": "r.example.com/cache/app", "export": export } });
+        let all = arguments(
+            &instructions(json!({ "parameters": { "cache": cache } })),
+            &Given::default(),
+            stage,
+        );
         all.into_iter().filter(|argument| argument.contains("-cache=")).collect::<Vec<_>>()
     };
     let import = r#"--import-cache="type=registry","ref=r.example.com/cache/app""#;
@@ -82,7 +88,10 @@ fn every_parameter_becomes_an_argument() {
         },
     }));
     let given = Given {
-        build_args: BTreeMap::from([("NO_PROXY".to_owned(), "own".to_owned()), ("base".to_owned(), "beaten".to_owned())]),
+        build_args: BTreeMap::from([
+            ("NO_PROXY".to_owned(), "own".to_owned()),
+            ("base".to_owned(), "beaten".to_owned()),
+        ]),
         labels: BTreeMap::from([("a".to_owned(), "b=c".to_owned())]),
         images: vec![GivenImage {
             argument: "base".to_owned(),
@@ -90,7 +99,10 @@ fn every_parameter_becomes_an_argument() {
             digest: Digest::from_sha256([0xab; 32]),
         }],
         secrets: vec![("token".to_owned(), PathBuf::from("/s/a,b\"c"))],
-        ssh: BTreeMap::from([("default".to_owned(), vec![PathBuf::from("/ssh/0"), PathBuf::from("/ssh/1")])]),
+        ssh: BTreeMap::from([(
+            "default".to_owned(),
+            vec![PathBuf::from("/ssh/0"), PathBuf::from("/ssh/1")],
+        )]),
     };
     insta::assert_yaml_snapshot!(arguments(&instructions, &given, Some("release")));
 }
@@ -113,7 +125,8 @@ fn no_value_becomes_a_flag_or_a_field_of_its_own() {
             assert!(is_known.iter().any(|known| value.starts_with(known)), "{value}");
             continue;
         }
-        let is_known = ["build", "--progress=", "--frontend=", "--metadata-file=", "--output=\"type="];
+        let is_known =
+            ["build", "--progress=", "--frontend=", "--metadata-file=", "--output=\"type="];
         assert!(is_known.iter().any(|known| argument.starts_with(known)), "{argument}");
         if argument.starts_with("--output=") {
             assert_eq!(argument.matches("\"type=").count(), 1, "{argument}");

@@ -60,15 +60,21 @@ impl Credentials {
         };
         // The parser's own words may quote what is secret.
         let configuration = serde_json::from_slice::<Configuration>(&text);
-        configuration.map(|configuration| Self(configuration.auths)).map_err(|_| unreadable("it is no JSON with \"auths\""))
+        configuration
+            .map(|configuration| Self(configuration.auths))
+            .map_err(|_| unreadable("it is no JSON with \"auths\""))
     }
 
     /// Those for a host: by the host as key first, then by any address of that host.
     pub fn of(&self, host: &str) -> Option<Login> {
         let by_key = |key: &str| self.0.get(key);
-        let by_host = |host: &str| self.0.iter().find(|(key, _)| host_of(key) == host).map(|(_, entry)| entry);
+        let by_host = |host: &str| {
+            self.0.iter().find(|(key, _)| host_of(key) == host).map(|(_, entry)| entry)
+        };
         let entry = match host {
-            DOCKER_HUB => by_key(DOCKER_HUB_KEY).or_else(|| by_key(DOCKER_HUB)).or_else(|| by_host("index.docker.io")),
+            DOCKER_HUB => by_key(DOCKER_HUB_KEY)
+                .or_else(|| by_key(DOCKER_HUB))
+                .or_else(|| by_host("index.docker.io")),
             host => by_key(host).or_else(|| by_host(host)),
         };
         entry.and_then(Entry::login)
@@ -76,11 +82,15 @@ impl Credentials {
 }
 
 fn unreadable(why: &str) -> BuildFailure {
-    BuildFailure::new(FailureReason::Internal, format!("the registry credentials cannot be read: {why}"))
+    BuildFailure::new(
+        FailureReason::Internal,
+        format!("the registry credentials cannot be read: {why}"),
+    )
 }
 
 fn host_of(key: &str) -> &str {
-    let address = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    let address =
+        key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     address.split('/').next().unwrap_or(address)
 }
 
@@ -92,7 +102,10 @@ impl Entry {
         if let Some(auth) = self.auth.as_ref().filter(|auth| !auth.is_empty()) {
             let text = String::from_utf8(STANDARD.decode(auth.trim()).ok()?).ok()?;
             let (user, password) = text.split_once(':')?;
-            return Some(Login::Password { user: user.to_owned(), password: password.trim_end_matches('\0').to_owned() });
+            return Some(Login::Password {
+                user: user.to_owned(),
+                password: password.trim_end_matches('\0').to_owned(),
+            });
         }
         Some(Login::Password { user: self.username.clone()?, password: self.password.clone()? })
     }
@@ -118,7 +131,9 @@ mod tests {
                 "http://b.example:5000/v1":{"username":"v","password":"q"},"c.example":{"auth":"dTpw","identitytoken":"t"},
                 "broken.example":{"auth":"!"},"empty.example":{}}}"#,
         );
-        let login = |user: &str, password: &str| Some(Login::Password { user: user.to_owned(), password: password.to_owned() });
+        let login = |user: &str, password: &str| {
+            Some(Login::Password { user: user.to_owned(), password: password.to_owned() })
+        };
         for (host, expected) in [
             ("docker.io", login("u", "p")),
             ("a.example", login("u", "p")),
@@ -135,7 +150,10 @@ mod tests {
 
     #[test]
     fn credentials_are_never_shown() {
-        let shown = format!("{:?}", credentials(r#"{"auths":{"a":{"username":"user","password":"hunter2"}}}"#).of("a"));
+        let shown = format!(
+            "{:?}",
+            credentials(r#"{"auths":{"a":{"username":"user","password":"hunter2"}}}"#).of("a")
+        );
         assert!(!shown.contains("hunter2") && !shown.contains("user"), "{shown}");
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("config.json"), r#"{"auths":"hunter2"}"#).unwrap();

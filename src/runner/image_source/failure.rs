@@ -22,7 +22,12 @@ pub fn not_written(error: io::Error) -> BuildFailure {
 }
 
 /// A registry's answer that is not what was asked for. `code` is the registry's own word for it.
-pub fn of_status(host: &str, status: StatusCode, code: Option<&str>, has_login: bool) -> BuildFailure {
+pub fn of_status(
+    host: &str,
+    status: StatusCode,
+    code: Option<&str>,
+    has_login: bool,
+) -> BuildFailure {
     let (reason, words) = match (status.as_u16(), has_login) {
         (401, false) => (
             Reason::SourceUnauthorized,
@@ -36,7 +41,9 @@ pub fn of_status(host: &str, status: StatusCode, code: Option<&str>, has_login: 
             Reason::SourceUnauthorized,
             "does not allow this to be read; grant the user of registrySecrets access to the repository",
         ),
-        (404, _) => (Reason::SourceNotFound, "has no such repository, tag or digest; correct the reference"),
+        (404, _) => {
+            (Reason::SourceNotFound, "has no such repository, tag or digest; correct the reference")
+        }
         (402, _) => (
             Reason::RegistryPaymentRequired,
             "asks for payment: its traffic is used up; wait for its next period, pay, or use another mirror",
@@ -45,8 +52,13 @@ pub fn of_status(host: &str, status: StatusCode, code: Option<&str>, has_login: 
             Reason::RegistryRateLimited,
             "had too many requests; add credentials for a higher limit, use a mirror, or try again later",
         ),
-        (500..=599, _) => (Reason::RegistryUnavailable, "cannot answer; try again when it is healthy"),
-        _ => (Reason::SourceInvalid, "gives an answer that a registry should not give; check the reference"),
+        (500..=599, _) => {
+            (Reason::RegistryUnavailable, "cannot answer; try again when it is healthy")
+        }
+        _ => (
+            Reason::SourceInvalid,
+            "gives an answer that a registry should not give; check the reference",
+        ),
     };
     let code = code.map(|code| format!(", {code}")).unwrap_or_default();
     BuildFailure::new(reason, format!("{host} {words} ({}{code})", status.as_u16()))
@@ -54,27 +66,41 @@ pub fn of_status(host: &str, status: StatusCode, code: Option<&str>, has_login: 
 
 /// No answer at all, or half of one. The addresses in the error are left out: after a redirect they can be signed.
 pub fn of_transport(host: &str, error: &reqwest::Error) -> BuildFailure {
-    let causes: Vec<&(dyn Error + 'static)> = iter::successors(error.source(), |&error| error.source()).collect();
+    let causes: Vec<&(dyn Error + 'static)> =
+        iter::successors(error.source(), |&error| error.source()).collect();
     let says = |words: &str| causes.iter().any(|cause| cause.to_string().contains(words));
     let last = causes.last().map_or_else(String::new, |cause| format!(": {cause}"));
-    let (reason, words) = if causes.iter().any(|cause| is_tls(*cause)) || says("tls handshake eof") {
+    let (reason, words) = if causes.iter().any(|cause| is_tls(*cause)) || says("tls handshake eof")
+    {
         (
             Reason::TlsFailure,
-            format!("no secure connection to {host}{last}; trust its authority, or allow plain http or any certificate for it"),
+            format!(
+                "no secure connection to {host}{last}; trust its authority, or allow plain http or any certificate for it"
+            ),
         )
     } else if says("dns error") {
-        (Reason::NameResolution, format!("the name of {host} cannot be resolved{last}; check the reference and the DNS"))
+        (
+            Reason::NameResolution,
+            format!("the name of {host} cannot be resolved{last}; check the reference and the DNS"),
+        )
     } else if error.is_timeout() {
         (
             Reason::RegistryUnavailable,
-            format!("{host} does not answer in time; check that it can be reached from the build's pod"),
+            format!(
+                "{host} does not answer in time; check that it can be reached from the build's pod"
+            ),
         )
     } else if error.is_builder() || error.is_redirect() {
-        (Reason::SourceInvalid, format!("{host} cannot be asked or redirects without end{last}; check the reference"))
+        (
+            Reason::SourceInvalid,
+            format!("{host} cannot be asked or redirects without end{last}; check the reference"),
+        )
     } else {
         (
             Reason::RegistryUnavailable,
-            format!("the connection to {host} fails{last}; check that it can be reached from the build's pod"),
+            format!(
+                "the connection to {host} fails{last}; check that it can be reached from the build's pod"
+            ),
         )
     };
     BuildFailure::new(reason, words)
@@ -84,6 +110,7 @@ pub fn of_transport(host: &str, error: &reqwest::Error) -> BuildFailure {
 fn is_tls(error: &(dyn Error + 'static)) -> bool {
     error.is::<rustls::Error>()
         || error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).is_some_and(|inner| {
-            inner.is::<rustls::Error>() || inner.downcast_ref::<io::Error>().is_some_and(|inner| is_tls(inner))
+            inner.is::<rustls::Error>()
+                || inner.downcast_ref::<io::Error>().is_some_and(|inner| is_tls(inner))
         })
 }

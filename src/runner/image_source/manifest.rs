@@ -72,17 +72,25 @@ impl Content {
     /// Reads a manifest.
     pub fn of(body: &[u8], host: &str) -> Result<Self, BuildFailure> {
         if serde_json::from_slice::<IgnoredAny>(body).is_err() {
-            let words =
-                format!("{host} answers, but not as an image registry: it sent no JSON; correct the reference's registry");
+            let words = format!(
+                "{host} answers, but not as an image registry: it sent no JSON; correct the reference's registry"
+            );
             return Err(BuildFailure::new(FailureReason::RegistryNotV2, words));
         }
-        let manifest: Manifest = serde_json::from_slice(body)
-            .map_err(|error| invalid(format!("the manifest cannot be read: {error}; push the image or artifact again")))?;
+        let manifest: Manifest = serde_json::from_slice(body).map_err(|error| {
+            invalid(format!(
+                "the manifest cannot be read: {error}; push the image or artifact again"
+            ))
+        })?;
         if manifest.schema_version != 2 {
             let version = manifest.schema_version;
-            return Err(invalid(format!("its manifest is of schema version {version}, not 2; push it again with a newer tool")));
+            return Err(invalid(format!(
+                "its manifest is of schema version {version}, not 2; push it again with a newer tool"
+            )));
         }
-        let is_image = manifest.config.is_some_and(|config| IMAGE_CONFIGURATIONS.contains(&config.media_type.as_str()));
+        let is_image = manifest
+            .config
+            .is_some_and(|config| IMAGE_CONFIGURATIONS.contains(&config.media_type.as_str()));
         if is_image || manifest.manifests.is_some() {
             return Ok(Self::Image);
         }
@@ -93,7 +101,12 @@ impl Content {
 impl Layer {
     /// What becomes of it. ORAS gives plain files the media type of a tar, so the annotations say more than the type.
     pub fn purpose(&self) -> Result<Use, BuildFailure> {
-        let annotation = |key| self.annotations.as_ref().and_then(|annotations| annotations.get(key)).map(String::as_str);
+        let annotation = |key| {
+            self.annotations
+                .as_ref()
+                .and_then(|annotations| annotations.get(key))
+                .map(String::as_str)
+        };
         match (annotation(UNPACK), annotation(TITLE)) {
             (Some("true"), _) => Ok(Use::Unpack),
             (_, Some(title)) => plain(title).map(Use::File).ok_or_else(|| {
@@ -107,7 +120,8 @@ impl Layer {
 
 /// The path, if it is relative, names a file and has no `..`.
 fn plain(title: &str) -> Option<PathBuf> {
-    let is_plain = |component: &Component<'_>| matches!(component, Component::Normal(_) | Component::CurDir);
+    let is_plain =
+        |component: &Component<'_>| matches!(component, Component::Normal(_) | Component::CurDir);
     let path = Path::new(title);
     let is_file = !title.ends_with('/') && path.file_name().is_some();
     (is_file && path.components().all(|component| is_plain(&component)))
@@ -122,9 +136,16 @@ mod tests {
     use crate::plan::Digest;
 
     fn layer(media_type: &str, annotations: &[(&str, &str)]) -> Layer {
-        let annotations: HashMap<_, _> =
-            annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Layer { media_type: media_type.to_owned(), digest: Digest::from_sha256([0; 32]), size: 1, annotations: Some(annotations) }
+        let annotations: HashMap<_, _> = annotations
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        Layer {
+            media_type: media_type.to_owned(),
+            digest: Digest::from_sha256([0; 32]),
+            size: 1,
+            annotations: Some(annotations),
+        }
     }
 
     #[test]
@@ -136,9 +157,21 @@ mod tests {
             ("application/x-tar", vec![], Some(Use::Unpack)),
             ("application/vnd.example.target+json", vec![], Some(Use::Look)),
             ("application/octet-stream", vec![], Some(Use::Look)),
-            ("application/vnd.oci.image.layer.v1.tar", vec![(TITLE, "Dockerfile")], file("Dockerfile")),
-            ("application/vnd.oci.image.layer.v1.tar", vec![(TITLE, "a.tar"), (UNPACK, "false")], file("a.tar")),
-            ("application/vnd.oci.image.layer.v1.tar+gzip", vec![(TITLE, "src"), (UNPACK, "true")], Some(Use::Unpack)),
+            (
+                "application/vnd.oci.image.layer.v1.tar",
+                vec![(TITLE, "Dockerfile")],
+                file("Dockerfile"),
+            ),
+            (
+                "application/vnd.oci.image.layer.v1.tar",
+                vec![(TITLE, "a.tar"), (UNPACK, "false")],
+                file("a.tar"),
+            ),
+            (
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+                vec![(TITLE, "src"), (UNPACK, "true")],
+                Some(Use::Unpack),
+            ),
             ("text/plain", vec![(TITLE, "./a/./b..txt")], file("a/b..txt")),
             ("text/plain", vec![(TITLE, "../x")], None),
             ("text/plain", vec![(TITLE, "a/../../x")], None),
@@ -147,13 +180,19 @@ mod tests {
             ("text/plain", vec![(TITLE, ".")], None),
             ("text/plain", vec![(TITLE, "")], None),
         ] {
-            assert_eq!(layer(media_type, &annotations).purpose().ok(), expected, "{media_type} {annotations:?}");
+            assert_eq!(
+                layer(media_type, &annotations).purpose().ok(),
+                expected,
+                "{media_type} {annotations:?}"
+            );
         }
     }
 
     #[test]
     fn an_image_is_known_by_its_configuration_or_its_list_of_manifests() {
-        let manifest = |config: &str| format!(r#"{{"schemaVersion":2,"config":{{"mediaType":"{config}"}},"layers":[]}}"#);
+        let manifest = |config: &str| {
+            format!(r#"{{"schemaVersion":2,"config":{{"mediaType":"{config}"}},"layers":[]}}"#)
+        };
         for (body, expected) in [
             (manifest("application/vnd.oci.image.config.v1+json"), Ok(Content::Image)),
             (manifest("application/vnd.docker.container.image.v1+json"), Ok(Content::Image)),
@@ -161,18 +200,24 @@ mod tests {
             (manifest("application/vnd.oci.empty.v1+json"), Ok(Content::Artifact(Vec::new()))),
             (r#"{"schemaVersion":1,"fsLayers":[]}"#.to_owned(), Err(FailureReason::SourceInvalid)),
             (
-                r#"{"schemaVersion":2,"layers":[{"mediaType":"x","digest":"md5:0","size":1}]}"#.to_owned(),
+                r#"{"schemaVersion":2,"layers":[{"mediaType":"x","digest":"md5:0","size":1}]}"#
+                    .to_owned(),
                 Err(FailureReason::SourceInvalid),
             ),
             (
-                r#"{"schemaVersion":2,"layers":[{"mediaType":"x","digest":"sha256:0","size":-1}]}"#.to_owned(),
+                r#"{"schemaVersion":2,"layers":[{"mediaType":"x","digest":"sha256:0","size":-1}]}"#
+                    .to_owned(),
                 Err(FailureReason::SourceInvalid),
             ),
             ("[]".to_owned(), Err(FailureReason::SourceInvalid)),
             ("<html>".to_owned(), Err(FailureReason::RegistryNotV2)),
             (String::new(), Err(FailureReason::RegistryNotV2)),
         ] {
-            assert_eq!(Content::of(body.as_bytes(), "r.example").map_err(|failure| failure.reason), expected, "{body}");
+            assert_eq!(
+                Content::of(body.as_bytes(), "r.example").map_err(|failure| failure.reason),
+                expected,
+                "{body}"
+            );
         }
     }
 }

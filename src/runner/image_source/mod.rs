@@ -65,7 +65,11 @@ pub enum Resolved {
 }
 
 /// Finds out what a reference is, and puts the files of an artifact into the folder `root`.
-pub async fn resolve(reference: &str, access: &RegistryAccess<'_>, root: &Path) -> Result<Resolved, BuildFailure> {
+pub async fn resolve(
+    reference: &str,
+    access: &RegistryAccess<'_>,
+    root: &Path,
+) -> Result<Resolved, BuildFailure> {
     let pull = async {
         let parsed = reference.parse::<Reference>().map_err(|error| {
             invalid(format!(
@@ -74,7 +78,10 @@ pub async fn resolve(reference: &str, access: &RegistryAccess<'_>, root: &Path) 
         })?;
         Pull::new(&parsed, access)?.run(&parsed, root).await
     };
-    pull.await.map_err(|failure| BuildFailure { message: format!("{reference}: {}", failure.message), ..failure })
+    pull.await.map_err(|failure| BuildFailure {
+        message: format!("{reference}: {}", failure.message),
+        ..failure
+    })
 }
 
 /// The mirrors and, last, the registry itself.
@@ -87,17 +94,19 @@ impl Pull {
         let credentials = Credentials::read(access.docker_config)?;
         let host = reference.registry();
         let mirrors = access.mirrors.get(host).into_iter().flatten().map(String::as_str);
-        let registries =
-            mirrors.chain([host]).map(|place| Registry::new(place, reference.repository(), access, &credentials)).collect();
+        let registries = mirrors
+            .chain([host])
+            .map(|place| Registry::new(place, reference.repository(), access, &credentials))
+            .collect();
         Ok(Self { registries })
     }
 
     async fn run(&mut self, reference: &Reference, root: &Path) -> Result<Resolved, BuildFailure> {
         let (content, digest) = self.manifest(reference).await?;
         match content {
-            Content::Image => {
-                Ok(Resolved::Image { pinned: format!("{}/{}@{digest}", reference.registry(), reference.repository()) })
-            }
+            Content::Image => Ok(Resolved::Image {
+                pinned: format!("{}/{}@{digest}", reference.registry(), reference.repository()),
+            }),
             Content::Artifact(layers) => {
                 self.artifact(layers, root).await?;
                 Ok(Resolved::Artifact)
@@ -137,11 +146,17 @@ impl Pull {
         if is_any_placed? { Ok(()) } else { Err(artifact::nothing_usable(&layers)) }
     }
 
-    async fn layers(&mut self, layers: &[Layer], download: &Path, root: &Path) -> Result<bool, BuildFailure> {
+    async fn layers(
+        &mut self,
+        layers: &[Layer],
+        download: &Path,
+        root: &Path,
+    ) -> Result<bool, BuildFailure> {
         let mut is_any_placed = false;
         for layer in layers {
             self.blob(layer, download).await?;
-            let placed = artifact::place(layer.clone(), download.to_owned(), root.to_owned()).await?;
+            let placed =
+                artifact::place(layer.clone(), download.to_owned(), root.to_owned()).await?;
             is_any_placed |= placed == Placed::Yes;
         }
         Ok(is_any_placed)

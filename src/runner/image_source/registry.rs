@@ -53,8 +53,15 @@ pub struct Registry {
 
 impl Registry {
     /// `place` is a host, for a mirror also a host and a path that goes before the repository, as in buildkitd.toml.
-    pub fn new(place: &str, repository: &str, access: &RegistryAccess<'_>, credentials: &Credentials) -> Self {
-        let (host, prefix) = place.split_once('/').map_or((place, String::new()), |(host, path)| (host, format!("{path}/")));
+    pub fn new(
+        place: &str,
+        repository: &str,
+        access: &RegistryAccess<'_>,
+        credentials: &Credentials,
+    ) -> Self {
+        let (host, prefix) = place
+            .split_once('/')
+            .map_or((place, String::new()), |(host, path)| (host, format!("{path}/")));
         let is_listed = |hosts: &[String]| hosts.iter().any(|listed| listed == host);
         let scheme = if is_listed(access.plain_http) { "http" } else { "https" };
         let address = if host == "docker.io" { "registry-1.docker.io" } else { host };
@@ -68,17 +75,27 @@ impl Registry {
     }
 
     /// The manifest of a digest or else a tag, and its digest.
-    pub async fn manifest(&mut self, tag: Option<&str>, digest: Option<&str>) -> Result<(Content, Digest), BuildFailure> {
+    pub async fn manifest(
+        &mut self,
+        tag: Option<&str>,
+        digest: Option<&str>,
+    ) -> Result<(Content, Digest), BuildFailure> {
         let name = digest.or(tag).unwrap_or("latest");
         let response = self.get(&format!("manifests/{name}"), Some(SMALL_ANSWER)).await?;
-        let promised = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let promised = response
+            .headers()
+            .get("docker-content-digest")
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
         let body = self.bounded(response, MANIFEST_LIMIT, "manifest").await?;
         let content = Content::of(&body, &self.host)?;
         let found = Digest::from_sha256(Sha256::digest(&body));
         // A digest of another kind than SHA-256 in the header says nothing.
         let promised = promised.filter(|promised| promised.starts_with("sha256:"));
         match digest.map(str::to_owned).or(promised) {
-            Some(expected) if expected != found.as_str() => Err(self.mismatch("the manifest", &expected, found.as_str())),
+            Some(expected) if expected != found.as_str() => {
+                Err(self.mismatch("the manifest", &expected, found.as_str()))
+            }
             _ => Ok((content, found)),
         }
     }
@@ -87,10 +104,19 @@ impl Registry {
     pub async fn blob(&mut self, layer: &Layer, file: &Path) -> Result<(), BuildFailure> {
         let mut response = self.get(&format!("blobs/{}", layer.digest), None).await?;
         let mut options = tokio::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(file).await.map_err(not_written)?;
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(file)
+            .await
+            .map_err(not_written)?;
         let mut hash = Sha256::new();
         let mut size = 0;
-        while let Some(chunk) = response.chunk().await.map_err(|error| of_transport(&self.host, &error))? {
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| of_transport(&self.host, &error))?
+        {
             size += chunk.len() as u64;
             if size > layer.size {
                 let found = format!("more than the {} bytes that its manifest says", layer.size);
@@ -101,7 +127,11 @@ impl Registry {
         }
         file.flush().await.map_err(not_written)?;
         let found = Digest::from_sha256(hash.finalize());
-        if found == layer.digest { Ok(()) } else { Err(self.mismatch("a layer", layer.digest.as_str(), found.as_str())) }
+        if found == layer.digest {
+            Ok(())
+        } else {
+            Err(self.mismatch("a layer", layer.digest.as_str(), found.as_str()))
+        }
     }
 
     fn mismatch(&self, what: &str, expected: &str, found: &str) -> BuildFailure {
@@ -125,11 +155,16 @@ impl Registry {
             self.authorization = Some(authorization);
             response = self.send(&url, limit).await?;
         }
-        if response.status() == StatusCode::OK { Ok(response) } else { Err(self.refusal(response).await) }
+        if response.status() == StatusCode::OK {
+            Ok(response)
+        } else {
+            Err(self.refusal(response).await)
+        }
     }
 
     async fn send(&self, url: &str, limit: Option<Duration>) -> Result<Response, BuildFailure> {
-        let mut request = self.client.as_ref().map_err(Clone::clone)?.get(url).header(ACCEPT, ACCEPTED);
+        let mut request =
+            self.client.as_ref().map_err(Clone::clone)?.get(url).header(ACCEPT, ACCEPTED);
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
@@ -151,12 +186,19 @@ impl Registry {
         let status = response.status();
         let retry_after = retry_after::said(response.headers(), Timestamp::now());
         let body = self.bounded(response, ERROR_LIMIT, "error").await.unwrap_or_default();
-        let code = serde_json::from_slice::<Errors>(&body).ok().and_then(|body| body.errors.into_iter().next());
+        let code = serde_json::from_slice::<Errors>(&body)
+            .ok()
+            .and_then(|body| body.errors.into_iter().next());
         // The code alone: a message could repeat what was sent, credentials among it.
-        let is_code = |code: &String| code.len() <= 40 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+        let is_code = |code: &String| {
+            code.len() <= 40 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+        };
         let code = code.map(|code| code.code).filter(is_code);
         let failure = of_status(&self.host, status, code.as_deref(), self.login.is_some());
-        let is_of_load = matches!(failure.reason, FailureReason::RegistryRateLimited | FailureReason::RegistryUnavailable);
+        let is_of_load = matches!(
+            failure.reason,
+            FailureReason::RegistryRateLimited | FailureReason::RegistryUnavailable
+        );
         match retry_after.filter(|_| is_of_load) {
             Some(seconds) => failure.with_retry_after(seconds),
             None => failure,
@@ -165,9 +207,13 @@ impl Registry {
 
     /// What a challenge is answered with, if there is anything to answer it with.
     async fn authorize(&self, headers: &HeaderMap) -> Result<Option<HeaderValue>, BuildFailure> {
-        let headers = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-        let challenges: Vec<_> = headers.flat_map(http_auth::ChallengeParser::new).filter_map(Result::ok).collect();
-        let is = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme));
+        let headers =
+            headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+        let challenges: Vec<_> =
+            headers.flat_map(http_auth::ChallengeParser::new).filter_map(Result::ok).collect();
+        let is = |scheme: &str| {
+            challenges.iter().find(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme))
+        };
         if let Some(challenge) = is("bearer") {
             let parameter = |name: &str| {
                 let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
@@ -180,8 +226,13 @@ impl Registry {
         }
         match (is("basic"), &self.login) {
             (Some(_), Some(Login::Password { user, password })) => {
-                let request =
-                    self.client.as_ref().map_err(Clone::clone)?.get(&self.base).basic_auth(user, Some(password)).build();
+                let request = self
+                    .client
+                    .as_ref()
+                    .map_err(Clone::clone)?
+                    .get(&self.base)
+                    .basic_auth(user, Some(password))
+                    .build();
                 let mut request = request.map_err(|error| of_transport(&self.host, &error))?;
                 Ok(request.headers_mut().remove(AUTHORIZATION))
             }
@@ -190,7 +241,12 @@ impl Registry {
     }
 
     /// A token for the repository, of the server that the registry names (the distribution project's token authentication).
-    async fn token(&self, realm: Url, service: Option<String>, scope: Option<String>) -> Result<HeaderValue, BuildFailure> {
+    async fn token(
+        &self,
+        realm: Url,
+        service: Option<String>,
+        scope: Option<String>,
+    ) -> Result<HeaderValue, BuildFailure> {
         #[derive(Deserialize)]
         struct Token {
             token: Option<String>,
@@ -203,41 +259,71 @@ impl Registry {
             )));
         }
         let client = self.client.as_ref().map_err(Clone::clone)?;
-        let query = [("service", service), ("scope", scope)].into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let query = [("service", service), ("scope", scope)]
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)));
         let mut query: Vec<(&str, String)> = query.collect();
         let request: RequestBuilder = match &self.login {
             None => client.get(realm).query(&query),
-            Some(Login::Password { user, password }) => client.get(realm).query(&query).basic_auth(user, Some(password)),
+            Some(Login::Password { user, password }) => {
+                client.get(realm).query(&query).basic_auth(user, Some(password))
+            }
             Some(Login::IdentityToken(token)) => {
-                let more = [("grant_type", "refresh_token"), ("client_id", CLIENT_ID), ("refresh_token", token)];
+                let more = [
+                    ("grant_type", "refresh_token"),
+                    ("client_id", CLIENT_ID),
+                    ("refresh_token", token),
+                ];
                 query.extend(more.map(|(key, value)| (key, value.to_owned())));
                 client.post(realm).form(&query)
             }
         };
         let sent = request.timeout(SMALL_ANSWER).send().await;
-        let response = sent.map_err(|error| of_transport(&format!("the token server of {}", self.host), &error))?;
+        let response = sent
+            .map_err(|error| of_transport(&format!("the token server of {}", self.host), &error))?;
         match response.status() {
             StatusCode::OK => {}
             // A token server says in several ways that it does not know the user or the repository.
             StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
-                return Err(of_status(&self.host, StatusCode::UNAUTHORIZED, None, self.login.is_some()));
+                return Err(of_status(
+                    &self.host,
+                    StatusCode::UNAUTHORIZED,
+                    None,
+                    self.login.is_some(),
+                ));
             }
             _ => return Err(self.refusal(response).await),
         }
         let body = self.bounded(response, TOKEN_LIMIT, "token").await?;
-        let token = serde_json::from_slice::<Token>(&body).ok().and_then(|answer| answer.token.or(answer.access_token));
+        let token = serde_json::from_slice::<Token>(&body)
+            .ok()
+            .and_then(|answer| answer.token.or(answer.access_token));
         let value = token.and_then(|token| HeaderValue::try_from(format!("Bearer {token}")).ok());
-        let mut value =
-            value.ok_or_else(|| invalid(format!("the token server of {} gives no token; check the reference", self.host)))?;
+        let mut value = value.ok_or_else(|| {
+            invalid(format!(
+                "the token server of {} gives no token; check the reference",
+                self.host
+            ))
+        })?;
         value.set_sensitive(true);
         Ok(value)
     }
 
-    async fn bounded(&self, mut response: Response, limit: usize, what: &str) -> Result<Vec<u8>, BuildFailure> {
+    async fn bounded(
+        &self,
+        mut response: Response,
+        limit: usize,
+        what: &str,
+    ) -> Result<Vec<u8>, BuildFailure> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| of_transport(&self.host, &error))? {
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| of_transport(&self.host, &error))?
+        {
             if body.len() + chunk.len() > limit {
-                return Err(invalid(format!("{} sent more than {limit} bytes as {what}; check the reference", self.host)));
+                return Err(invalid(format!(
+                    "{} sent more than {limit} bytes as {what}; check the reference",
+                    self.host
+                )));
             }
             body.extend_from_slice(&chunk);
         }
@@ -253,11 +339,14 @@ pub fn client(trusted: &[PathBuf], accepts_any_certificate: bool) -> Result<Clie
     let mut authorities = Vec::new();
     for file in trusted {
         let shown = file.display();
-        let pem =
-            fs::read(file).map_err(|error: io::Error| failure(format!("the authorities in {shown} cannot be read: {error}")))?;
+        let pem = fs::read(file).map_err(|error: io::Error| {
+            failure(format!("the authorities in {shown} cannot be read: {error}"))
+        })?;
         let read = Certificate::from_pem_bundle(&pem).unwrap_or_default();
         if read.is_empty() {
-            return Err(failure(format!("{shown} is no PEM file of certificates; correct the ConfigMap of the authority")));
+            return Err(failure(format!(
+                "{shown} is no PEM file of certificates; correct the ConfigMap of the authority"
+            )));
         }
         authorities.extend(read);
     }

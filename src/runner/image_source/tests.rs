@@ -23,7 +23,8 @@ use super::{BuildFailure, FailureReason, RegistryAccess, Resolved, resolve};
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
 fn archive(path: &str, content: &str) -> Vec<u8> {
-    let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    let mut builder =
+        tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
     let mut header = tar::Header::new_gnu();
     header.set_size(content.len() as u64);
     header.set_mode(0o644);
@@ -56,7 +57,8 @@ impl Client {
     }
 
     fn mirror(mut self, registry: &str, mirrors: &[&str]) -> Self {
-        self.mirrors.insert(registry.to_owned(), mirrors.iter().map(|&mirror| mirror.to_owned()).collect());
+        self.mirrors
+            .insert(registry.to_owned(), mirrors.iter().map(|&mirror| mirror.to_owned()).collect());
         self
     }
 
@@ -103,7 +105,11 @@ async fn an_artifact_of_flux_is_unpacked_by_tag_and_by_digest() {
         let client = Client::of(&[&registry]);
         assert_eq!(client.resolve(&reference).await.unwrap(), Resolved::Artifact);
         assert_eq!(client.file("app/Dockerfile"), "FROM scratch");
-        assert_eq!(fs::read_dir(client.work.path()).unwrap().count(), 1, "a download was left behind");
+        assert_eq!(
+            fs::read_dir(client.work.path()).unwrap().count(),
+            1,
+            "a download was left behind"
+        );
     }
 }
 
@@ -147,9 +153,15 @@ async fn an_image_is_left_to_buildkit_by_its_digest() {
 async fn layers_that_lead_out_of_the_source_or_hold_nothing_for_it_are_refused() {
     let file: &[u8] = b"content";
     for (layers, words) in [
-        (vec![("text/plain", file, title("../x"))], "\"../x\" is not a path below the source's root"),
+        (
+            vec![("text/plain", file, title("../x"))],
+            "\"../x\" is not a path below the source's root",
+        ),
         (vec![("text/plain", file, title("/x"))], "\"/x\" is not a path"),
-        (vec![("text/plain", file, title("a")), ("text/plain", file, title("a/b"))], "a/b leads through what is no folder"),
+        (
+            vec![("text/plain", file, title("a")), ("text/plain", file, title("a/b"))],
+            "a/b leads through what is no folder",
+        ),
         (vec![("application/vnd.example.tar", file, Value::Null)], "cannot be unpacked"),
         (vec![("text/plain", file, Value::Null)], "its layers are \"text/plain\""),
         (vec![], "it has no layers"),
@@ -173,7 +185,9 @@ async fn an_untitled_layer_is_unpacked_if_its_bytes_are_an_archive() {
         plain
     };
     for bytes in [&bytes, &plain, &zstd::encode_all(plain.as_slice(), 1).unwrap()] {
-        let registry = Registry::with(Content::artifact(&[("application/octet-stream", bytes, Value::Null)])).await;
+        let registry =
+            Registry::with(Content::artifact(&[("application/octet-stream", bytes, Value::Null)]))
+                .await;
         let client = Client::of(&[&registry]);
         client.resolve(&registry.address).await.unwrap();
         assert_eq!(client.file("Dockerfile"), "FROM scratch");
@@ -209,9 +223,12 @@ async fn no_answer_fills_the_memory_or_the_volume() {
         Body::from_stream(chunks).into_response()
     })
     .await;
-    let layer = |size: u64| json!({ "mediaType": "text/plain", "digest": digest(b""), "size": size });
-    let large = Content::default().manifest(&json!({ "schemaVersion": 2, "layers": [layer(1 << 35), layer(1 << 36)] }));
-    let many = Content::default().manifest(&json!({ "schemaVersion": 2, "layers": vec![layer(0); 1001] }));
+    let layer =
+        |size: u64| json!({ "mediaType": "text/plain", "digest": digest(b""), "size": size });
+    let large = Content::default()
+        .manifest(&json!({ "schemaVersion": 2, "layers": [layer(1 << 35), layer(1 << 36)] }));
+    let many =
+        Content::default().manifest(&json!({ "schemaVersion": 2, "layers": vec![layer(0); 1001] }));
     for (registry, words) in [
         (endless, "sent more than 4194304 bytes as manifest"),
         (Registry::with(large).await, "has 103079215104 bytes, more than"),
@@ -228,8 +245,20 @@ async fn no_answer_fills_the_memory_or_the_volume() {
 async fn what_a_registry_refuses_has_a_name() {
     for (status, media_type, body, expected, words) in [
         (402, "text/plain", "pay", FailureReason::RegistryPaymentRequired, "asks for payment"),
-        (402, "application/json", r#"{"errors":[{"code":"DENIED"}]}"#, FailureReason::RegistryPaymentRequired, "(402, DENIED)"),
-        (403, "application/json", r#"{"errors":[{"code":"DENIED"}]}"#, FailureReason::SourceUnauthorized, "(403, DENIED)"),
+        (
+            402,
+            "application/json",
+            r#"{"errors":[{"code":"DENIED"}]}"#,
+            FailureReason::RegistryPaymentRequired,
+            "(402, DENIED)",
+        ),
+        (
+            403,
+            "application/json",
+            r#"{"errors":[{"code":"DENIED"}]}"#,
+            FailureReason::SourceUnauthorized,
+            "(403, DENIED)",
+        ),
         (
             404,
             "application/json",
@@ -241,15 +270,36 @@ async fn what_a_registry_refuses_has_a_name() {
         (429, "text/plain", "slowly", FailureReason::RegistryRateLimited, "use a mirror"),
         (500, "text/plain", "", FailureReason::RegistryUnavailable, "(500)"),
         (503, "text/plain", "", FailureReason::RegistryUnavailable, "try again"),
-        (200, "text/html", "<html>hello</html>", FailureReason::RegistryNotV2, "not as an image registry"),
-        (200, "application/json", r#"{"schemaVersion":1}"#, FailureReason::SourceInvalid, "schema version 1"),
-        (418, "text/plain", r#"{"errors":[{"code":"say hunter2"}]}"#, FailureReason::SourceInvalid, "(418)"),
+        (
+            200,
+            "text/html",
+            "<html>hello</html>",
+            FailureReason::RegistryNotV2,
+            "not as an image registry",
+        ),
+        (
+            200,
+            "application/json",
+            r#"{"schemaVersion":1}"#,
+            FailureReason::SourceInvalid,
+            "schema version 1",
+        ),
+        (
+            418,
+            "text/plain",
+            r#"{"errors":[{"code":"say hunter2"}]}"#,
+            FailureReason::SourceInvalid,
+            "(418)",
+        ),
     ] {
         let registry = Registry::saying(status, media_type, body).await;
         let client = Client::of(&[&registry]);
         let (reason, message) = client.failure(&registry.address).await;
         assert_eq!(reason, expected, "{status} {body}: {message}");
-        assert!(message.contains(words) && message.contains(&registry.host), "{status} {body}: {message}");
+        assert!(
+            message.contains(words) && message.contains(&registry.host),
+            "{status} {body}: {message}"
+        );
     }
 }
 
@@ -257,9 +307,11 @@ async fn what_a_registry_refuses_has_a_name() {
 async fn a_registry_that_cannot_be_reached_has_a_name() {
     let closed = Socket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let no_tls = Registry::with(Content::default()).await;
-    let silent =
-        Registry::start(|_, _| Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>()).into_response())
-            .await;
+    let silent = Registry::start(|_, _| {
+        Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>())
+            .into_response()
+    })
+    .await;
     let mut client = Client::of(&[&silent]);
     client.plain_http.extend([closed.to_string(), "registry.invalid".to_owned()]);
     for (host, expected) in [
@@ -282,7 +334,8 @@ async fn with_password() -> Registry {
         if headers.get(header::AUTHORIZATION).is_some_and(|sent| *sent == *expected) {
             return content.answer(path);
         }
-        (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Basic realm=\"r\"")]).into_response()
+        (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Basic realm=\"r\"")])
+            .into_response()
     })
     .await
 }
@@ -305,7 +358,10 @@ async fn a_private_registry_gets_the_credentials_of_its_host_and_no_message_show
         };
         let (reason, message) = client.failure(&registry.address).await;
         assert_eq!(reason, FailureReason::SourceUnauthorized, "{message}");
-        assert!(message.contains(words) && !message.contains("hunter") && !message.contains("aHVudGVy"), "{message}");
+        assert!(
+            message.contains(words) && !message.contains("hunter") && !message.contains("aHVudGVy"),
+            "{message}"
+        );
     }
 }
 
@@ -313,12 +369,17 @@ async fn a_private_registry_gets_the_credentials_of_its_host_and_no_message_show
 async fn with_tokens() -> Registry {
     let content = Content::artifact(&[("text/plain", b"content", title("a"))]);
     Registry::start(move |path, headers| {
-        let sent = |expected: &str| headers.get(header::AUTHORIZATION).is_some_and(|sent| *sent == *expected);
+        let sent = |expected: &str| {
+            headers.get(header::AUTHORIZATION).is_some_and(|sent| *sent == *expected)
+        };
         let host = headers[header::HOST].to_str().unwrap();
         if let Some(query) = path.strip_prefix("/token") {
-            let is_right = query.contains("service=s") && query.contains("scope=repository%3Ateam%2Fsources%3Apull");
+            let is_right = query.contains("service=s")
+                && query.contains("scope=repository%3Ateam%2Fsources%3Apull");
             let is_known = is_right && sent(&format!("Basic {}", STANDARD.encode("u:hunter2")));
-            let is_identity = headers.get(header::CONTENT_TYPE).is_some_and(|sent| *sent == *"application/x-www-form-urlencoded");
+            let is_identity = headers
+                .get(header::CONTENT_TYPE)
+                .is_some_and(|sent| *sent == *"application/x-www-form-urlencoded");
             return match (is_known, is_identity) {
                 (true, _) => r#"{"token":"good"}"#.into_response(),
                 (_, true) => r#"{"access_token":"good"}"#.into_response(),
@@ -328,7 +389,9 @@ async fn with_tokens() -> Registry {
         if sent("Bearer good") {
             return content.answer(path);
         }
-        let challenge = format!(r#"Bearer realm="http://{host}/token",service="s",scope="repository:{REPOSITORY}:pull""#);
+        let challenge = format!(
+            r#"Bearer realm="http://{host}/token",service="s",scope="repository:{REPOSITORY}:pull""#
+        );
         (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)]).into_response()
     })
     .await
@@ -345,7 +408,11 @@ async fn a_token_is_asked_of_the_server_that_the_registry_names() {
     ] {
         let client = Client::of(&[&registry]).login(&registry.host, credentials.clone());
         if is_known {
-            assert_eq!(client.resolve(&registry.address).await.unwrap(), Resolved::Artifact, "{credentials}");
+            assert_eq!(
+                client.resolve(&registry.address).await.unwrap(),
+                Resolved::Artifact,
+                "{credentials}"
+            );
         } else {
             let (reason, message) = client.failure(&registry.address).await;
             assert_eq!(reason, FailureReason::SourceUnauthorized, "{message}");
@@ -368,15 +435,18 @@ async fn credentials_do_not_follow_a_redirect_to_another_host() {
     let place = format!("http://{}/signed?signature=hunter2", storage.host);
     let registry = Registry::start(move |path, headers| {
         if !headers.contains_key(header::AUTHORIZATION) {
-            return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Basic realm=\"r\"")]).into_response();
+            return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Basic realm=\"r\"")])
+                .into_response();
         }
         if path.contains("/blobs/") {
-            return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, place.clone())]).into_response();
+            return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, place.clone())])
+                .into_response();
         }
         content.answer(path)
     })
     .await;
-    let client = Client::of(&[&registry]).login(&registry.host, json!({ "username": "u", "password": "p" }));
+    let client =
+        Client::of(&[&registry]).login(&registry.host, json!({ "username": "u", "password": "p" }));
     client.resolve(&registry.address).await.unwrap();
     assert_eq!(client.file("a"), "content");
 }
@@ -387,7 +457,9 @@ async fn a_mirror_is_asked_first_and_passed_over_if_it_fails() {
     let mut broken = content.clone();
     broken.0.insert(format!("/v2/{REPOSITORY}/blobs/{}", digest(b"content")), b"rotten".to_vec());
     let mut below_path = Content::default();
-    below_path.0.extend(content.0.iter().map(|(path, body)| (path.replace("/v2/", "/v2/proxy/hub/"), body.clone())));
+    below_path.0.extend(
+        content.0.iter().map(|(path, body)| (path.replace("/v2/", "/v2/proxy/hub/"), body.clone())),
+    );
     let good = Registry::with(content).await;
     let nothing = Registry::saying(503, "text/plain", "").await;
     for (origin, mirror, suffix) in [
@@ -411,18 +483,26 @@ async fn when_all_fail_the_registrys_own_failure_counts_and_the_mirrors_are_told
     let client = Client::of(&[&origin, &mirror]).mirror(&origin.host, &[&mirror.host]);
     let (reason, message) = client.failure(&origin.address).await;
     assert_eq!(reason, FailureReason::SourceNotFound);
-    assert!(message.contains(&format!("(before it a mirror: {} asks for payment", mirror.host)), "{message}");
+    assert!(
+        message.contains(&format!("(before it a mirror: {} asks for payment", mirror.host)),
+        "{message}"
+    );
 }
 
 #[tokio::test]
 async fn docker_hub_is_meant_where_no_registry_is_named() {
     let paths = |repository: &str| {
         let body = json!({ "schemaVersion": 2, "manifests": [] }).to_string().into_bytes();
-        (digest(&body), Content(BTreeMap::from([(format!("/v2/{repository}/manifests/latest"), body)])))
+        (
+            digest(&body),
+            Content(BTreeMap::from([(format!("/v2/{repository}/manifests/latest"), body)])),
+        )
     };
-    for (reference, repository) in
-        [("busybox", "library/busybox"), ("docker.io/busybox", "library/busybox"), ("team/busybox:latest", "team/busybox")]
-    {
+    for (reference, repository) in [
+        ("busybox", "library/busybox"),
+        ("docker.io/busybox", "library/busybox"),
+        ("team/busybox:latest", "team/busybox"),
+    ] {
         let (digest, content) = paths(repository);
         let mirror = Registry::with(content).await;
         let client = Client::of(&[&mirror]).mirror("docker.io", &[&mirror.host]);
@@ -467,8 +547,12 @@ async fn a_certificate_is_checked_against_the_authorities_that_are_named_unless_
 #[tokio::test]
 async fn credentials_are_not_sent_to_a_token_server_without_https() {
     let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"http://127.0.0.1:1/token\"")];
-    let registry = Registry::with_tls(move |_| (StatusCode::UNAUTHORIZED, challenge.clone()).into_response()).await.0;
-    let mut client = Client::of(&[]).login(&registry.host, json!({ "username": "u", "password": "hunter2" }));
+    let registry =
+        Registry::with_tls(move |_| (StatusCode::UNAUTHORIZED, challenge.clone()).into_response())
+            .await
+            .0;
+    let mut client =
+        Client::of(&[]).login(&registry.host, json!({ "username": "u", "password": "hunter2" }));
     client.insecure.push(registry.host.clone());
     let (reason, message) = client.failure(&registry.address).await;
     assert_eq!(reason, FailureReason::SourceInvalid, "{message}");

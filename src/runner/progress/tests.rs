@@ -26,7 +26,8 @@ fn a_build_reads_as_docker_build_prints_it() {
     let mut cached = vertex(3, "[2/4] RUN apt-get update", Some(1.0), Some(1.0));
     cached["vertexes"][0]["cached"] = json!(true);
     let mut failed = vertex(5, "[4/4] RUN make", Some(3.0), Some(4.5));
-    failed["vertexes"][0]["error"] = json!("process \"/bin/sh -c make\" did not complete successfully: exit code: 2");
+    failed["vertexes"][0]["error"] =
+        json!("process \"/bin/sh -c make\" did not complete successfully: exit code: 2");
     let lines = printed(
         &mut tracker,
         &[
@@ -59,7 +60,8 @@ fn what_is_kept_back_is_in_nothing_that_is_said() {
     tracker.keep_back(["hunter22".to_owned()]);
     tracker.reset();
     let mut failed = vertex(1, "[1/1] RUN echo hunter22", Some(0.0), Some(2.0));
-    failed["vertexes"][0]["error"] = json!("denied to hunter22 at https://r/token?access_token=x: 403");
+    failed["vertexes"][0]["error"] =
+        json!("denied to hunter22 at https://r/token?access_token=x: 403");
     let warning = json!({ "warnings": [{ "short": STANDARD.encode("hunter22 is weak") }] });
     let mut lines = printed(
         &mut tracker,
@@ -73,7 +75,13 @@ fn what_is_kept_back_is_in_nothing_that_is_said() {
     );
     lines.extend(tracker.line(b"error: denied to hunter22"));
     let failed = tracker.failed().unwrap();
-    let said = [lines.join("\n"), format!("{failed:?}"), tracker.remarks().collect(), tracker.warnings().join(" ")].join("\n");
+    let said = [
+        lines.join("\n"),
+        format!("{failed:?}"),
+        tracker.remarks().collect(),
+        tracker.warnings().join(" "),
+    ]
+    .join("\n");
     assert!(!said.contains("hunter22") && said.matches("***").count() >= 7, "{said}");
     assert!(lines.join("\n").contains("https://r/token?…: 403"), "{lines:?}");
 }
@@ -103,8 +111,7 @@ fn progress_counts_the_steps_of_the_dockerfile_and_names_the_latest_open_one() {
 #[test]
 fn the_time_of_pushing_is_not_the_time_of_exporting() {
     let mut tracker = Tracker::default();
-    let pushing =
-        json!({ "statuses": [{ "id": "pushing layers", "vertex": "sha256:2", "started": at(4.0), "completed": at(6.0) }] });
+    let pushing = json!({ "statuses": [{ "id": "pushing layers", "vertex": "sha256:2", "started": at(4.0), "completed": at(6.0) }] });
     printed(
         &mut tracker,
         &[
@@ -121,9 +128,11 @@ fn the_time_of_pushing_is_not_the_time_of_exporting() {
 fn a_step_that_only_others_cancelled_is_not_the_one_that_failed() {
     let mut tracker = Tracker::default();
     let mut collateral = vertex(1, "[a 1/1] RUN a", Some(1.0), Some(2.0));
-    collateral["vertexes"][0]["error"] = json!("process \"a\" did not complete successfully: context canceled");
+    collateral["vertexes"][0]["error"] =
+        json!("process \"a\" did not complete successfully: context canceled");
     let mut guilty = vertex(2, "[b 1/1] RUN b", Some(1.0), Some(2.0));
-    guilty["vertexes"][0]["error"] = json!("process \"b\" did not complete successfully: exit code: 1");
+    guilty["vertexes"][0]["error"] =
+        json!("process \"b\" did not complete successfully: exit code: 1");
     printed(&mut tracker, &[collateral, guilty]);
     assert_eq!(tracker.interrupted(), Some("[a 1/1] RUN a"));
     assert_eq!(tracker.failed().unwrap().name, "[b 1/1] RUN b");
@@ -137,13 +146,19 @@ fn what_is_no_progress_is_kept_for_the_diagnosis() {
     }
     tracker.line(b"error: failed to solve: nope");
     let remarks: Vec<&str> = tracker.remarks().collect();
-    assert_eq!((remarks.len(), remarks[0], remarks[39]), (40, "remark 61", "error: failed to solve: nope"));
+    assert_eq!(
+        (remarks.len(), remarks[0], remarks[39]),
+        (40, "remark 61", "error: failed to solve: nope")
+    );
 }
 
 #[test]
 fn control_characters_of_a_build_reach_neither_terminal_nor_status() {
     let mut tracker = Tracker::default();
-    let lines = printed(&mut tracker, &[vertex(1, "[1/1] RUN x", Some(1.0), None), log(1, 1.5, "\u{1b}[2Jgone\u{7}\n")]);
+    let lines = printed(
+        &mut tracker,
+        &[vertex(1, "[1/1] RUN x", Some(1.0), None), log(1, 1.5, "\u{1b}[2Jgone\u{7}\n")],
+    );
     assert_eq!(lines, ["#1 [1/1] RUN x", "#1 0.500 [2Jgone"]);
 }
 
@@ -182,23 +197,43 @@ fn a_push_is_told_from_the_export_and_the_export_from_the_build() {
         tracker.phase()
     };
     let vertex = |name: &str| json!({ "digest": name, "name": name, "started": "NOW" });
-    let ended = |name: &str| json!({ "digest": name, "name": name, "started": "NOW", "completed": "NOW" });
+    let ended =
+        |name: &str| json!({ "digest": name, "name": name, "started": "NOW", "completed": "NOW" });
     let open = |vertex: &str, id: &str| json!({ "id": id, "vertex": vertex, "started": "NOW" });
     let done = |vertex: &str, id: &str| json!({ "id": id, "vertex": vertex, "started": "NOW", "completed": "NOW" });
     let (image, tar) = ("exporting to image", "exporting to docker image format");
     for (report, expected) in [
         (json!({ "vertexes": [vertex("[internal] load metadata for r/x")] }), RunPhase::Build),
-        (json!({ "vertexes": [ended("[internal] load metadata for r/x"), vertex("[1/2] RUN make")] }), RunPhase::Build),
-        (json!({ "vertexes": [ended("[1/2] RUN make"), vertex(image), vertex(tar)] }), RunPhase::Export),
-        (json!({ "statuses": [open(image, "exporting layers"), open(tar, "sending tarball")] }), RunPhase::Export),
-        (json!({ "statuses": [done(image, "exporting layers"), open(image, "pushing layers")] }), RunPhase::Push),
+        (
+            json!({ "vertexes": [ended("[internal] load metadata for r/x"), vertex("[1/2] RUN make")] }),
+            RunPhase::Build,
+        ),
+        (
+            json!({ "vertexes": [ended("[1/2] RUN make"), vertex(image), vertex(tar)] }),
+            RunPhase::Export,
+        ),
+        (
+            json!({ "statuses": [open(image, "exporting layers"), open(tar, "sending tarball")] }),
+            RunPhase::Export,
+        ),
+        (
+            json!({ "statuses": [done(image, "exporting layers"), open(image, "pushing layers")] }),
+            RunPhase::Push,
+        ),
         (json!({ "vertexes": [ended(tar)] }), RunPhase::Push),
-        (json!({ "statuses": [done(image, "pushing layers"), open(image, "pushing manifest for r/x")] }), RunPhase::Push),
+        (
+            json!({ "statuses": [done(image, "pushing layers"), open(image, "pushing manifest for r/x")] }),
+            RunPhase::Push,
+        ),
     ] {
         assert_eq!(phase(report.clone()), expected, "{report}");
     }
     tracker.stop();
     assert_eq!(tracker.waited_for(), Some("exporting to image: pushing manifest for r/x"));
     tracker.reset();
-    assert_eq!(tracker.waited_for(), Some("exporting to image: pushing manifest for r/x"), "why it stopped is not forgotten");
+    assert_eq!(
+        tracker.waited_for(),
+        Some("exporting to image: pushing manifest for r/x"),
+        "why it stopped is not forgotten"
+    );
 }

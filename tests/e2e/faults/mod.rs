@@ -48,9 +48,16 @@ fn check(namespace: &Namespace, cases: &[Case]) {
         let status = namespace.ended(case.name);
         let failure = &status["failure"];
         let message = failure["message"].as_str().unwrap_or_default();
-        let is_named = failure["reason"] == case.reason && !failure["hint"].as_str().unwrap_or_default().is_empty();
+        let is_named = failure["reason"] == case.reason
+            && !failure["hint"].as_str().unwrap_or_default().is_empty();
         if !is_named || !case.words.iter().all(|word| message.contains(word)) {
-            wrong.push(format!("{}: expected {} with {:?}, got {}", case.name, case.reason, case.words, pretty(&status)));
+            wrong.push(format!(
+                "{}: expected {} with {:?}, got {}",
+                case.name,
+                case.reason,
+                case.words,
+                pretty(&status)
+            ));
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));

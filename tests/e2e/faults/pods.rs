@@ -17,11 +17,21 @@ struct ClusterObjects(Vec<String>);
 impl ClusterObjects {
     fn apply(objects: &[Value]) -> Self {
         let name = |object: &Value| {
-            format!("{}/{}", object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap()).to_lowercase()
+            format!(
+                "{}/{}",
+                object["kind"].as_str().unwrap(),
+                object["metadata"]["name"].as_str().unwrap()
+            )
+            .to_lowercase()
         };
         let applied = Self(objects.iter().map(name).collect());
         for object in objects {
-            run(&crate::cluster::kubectl_binary(), &["apply", "-f", "-"], object.to_string().as_bytes()).ok();
+            run(
+                &crate::cluster::kubectl_binary(),
+                &["apply", "-f", "-"],
+                object.to_string().as_bytes(),
+            )
+            .ok();
         }
         applied
     }
@@ -67,11 +77,17 @@ fn a_pod_that_does_not_come_up_has_a_name() {
     let output = |claim: &str| json!({ "persistentVolumeClaim": { "claimName": claim } });
     let pod = |resource: &str, quantity: &str| json!({ "resources": { "requests": { resource: quantity } } });
     for (name, more) in [
-        ("no-node", json!({ "pod": { "nodeSelector": { "ocibuild.dev/no": "such-node" } }, "deadlines": { "schedule": "3s" } })),
+        (
+            "no-node",
+            json!({ "pod": { "nodeSelector": { "ocibuild.dev/no": "such-node" } }, "deadlines": { "schedule": "3s" } }),
+        ),
         ("too-large", json!({ "pod": pod("memory", "100Ti"), "deadlines": { "schedule": "3s" } })),
         ("unbound", json!({ "output": output("unbound"), "deadlines": { "schedule": "3s" } })),
         ("nowhere", json!({ "output": output("nowhere"), "deadlines": { "start": "5s" } })),
-        ("no-image", json!({ "buildkitImage": "no-such-host.invalid/buildkit:v1", "deadlines": { "start": "15s" } })),
+        (
+            "no-image",
+            json!({ "buildkitImage": "no-such-host.invalid/buildkit:v1", "deadlines": { "start": "15s" } }),
+        ),
         ("bad-image", json!({ "buildkitImage": "No/Image:v1" })),
     ] {
         apply(&namespace, name, STEP, &more);
@@ -79,11 +95,19 @@ fn a_pod_that_does_not_come_up_has_a_name() {
     check(
         &namespace,
         &[
-            case("no-node", "Unschedulable", &["node affinity/selector", "3s (deadlines.schedule)"]),
+            case(
+                "no-node",
+                "Unschedulable",
+                &["node affinity/selector", "3s (deadlines.schedule)"],
+            ),
             case("too-large", "Unschedulable", &["Insufficient memory"]),
             case("unbound", "ClaimUnbound", &["unbound immediate PersistentVolumeClaims"]),
             case("nowhere", "Timeout", &["5s (deadlines.start)", "volumes and images"]),
-            case("no-image", "BuilderImagePull", &["container buildkitd", "no-such-host.invalid", "deadlines.start"]),
+            case(
+                "no-image",
+                "BuilderImagePull",
+                &["container buildkitd", "no-such-host.invalid", "deadlines.start"],
+            ),
             case("bad-image", "BuilderImagePull", &["InvalidImageName", "No/Image:v1"]),
         ],
     );
@@ -94,14 +118,25 @@ fn a_daemon_that_does_not_start_has_a_name() {
     let namespace = Namespace::new("no-daemon");
     let hangs = "FROM busybox:1.37\nRUN printf '#!/bin/sh\\\\nexec sleep 3600\\\\n' >/bin/rootlesskit && chmod 755 /bin/rootlesskit\nCMD true\n";
     let image = format!("hangs-{}", namespace.name);
-    apply(&namespace, "hangs", hangs, &json!({ "imageName": image, "output": { "claimTemplate": {} } }));
-    namespace.run_image(&namespace.fetch_tar(&namespace.succeeded("hangs")), &format!("{image}:latest"));
+    apply(
+        &namespace,
+        "hangs",
+        hangs,
+        &json!({ "imageName": image, "output": { "claimTemplate": {} } }),
+    );
+    namespace
+        .run_image(&namespace.fetch_tar(&namespace.succeeded("hangs")), &format!("{image}:latest"));
     let deadlines = json!({ "daemon": "5s", "start": "20s" });
     let with_image = |image: &str| json!({ "isolation": "rootless", "buildkitImage": image, "deadlines": deadlines });
     apply(&namespace, "hanging", STEP, &with_image(&format!("docker.io/library/{image}:latest")));
     apply(&namespace, "crashing", STEP, &with_image("docker.io/library/busybox:1.37"));
     let no_worker = "[worker.oci]\n  enabled = false\n[worker.containerd]\n  enabled = false\n";
-    apply(&namespace, "workless", STEP, &json!({ "buildkitConfig": no_worker, "deadlines": deadlines }));
+    apply(
+        &namespace,
+        "workless",
+        STEP,
+        &json!({ "buildkitConfig": no_worker, "deadlines": deadlines }),
+    );
     check(
         &namespace,
         &[
@@ -137,7 +172,10 @@ fn who_refuses_a_pod_is_quoted() {
     ]);
     // A policy counts some time after it was made.
     let deadline = Instant::now() + Duration::from_mins(1);
-    while namespace.kubectl(&["run", "trial", "--image=busybox:1.37", "--labels=a=b", "--dry-run=server"]).is_success {
+    while namespace
+        .kubectl(&["run", "trial", "--image=busybox:1.37", "--labels=a=b", "--dry-run=server"])
+        .is_success
+    {
         assert!(Instant::now() < deadline, "the policy does not count after a minute");
         std::thread::sleep(Duration::from_millis(200));
     }
@@ -155,7 +193,10 @@ fn who_refuses_a_pod_is_quoted() {
     let deadlines = json!({ "queue": "20s" });
     let push_only = json!({ "none": {} });
     for (name, more) in [
-        ("no-memory", json!({ "output": push_only, "push": true, "registry": "registry.example.com" })),
+        (
+            "no-memory",
+            json!({ "output": push_only, "push": true, "registry": "registry.example.com" }),
+        ),
         ("no-storage", json!({ "output": { "claimTemplate": { "storage": "6Gi" } } })),
     ] {
         let mut more = more;
@@ -165,14 +206,21 @@ fn who_refuses_a_pod_is_quoted() {
     }
     // A quota may get room: its words stand in the condition as long as the build waits.
     for (name, resource) in [("no-memory", "requests.memory"), ("no-storage", "requests.storage")] {
-        let queued = "--for=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}=QuotaExceeded";
+        let queued =
+            "--for=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}=QuotaExceeded";
         namespace.kubectl(&["wait", queued, &format!("ocib/{name}"), "--timeout=30s"]).ok();
         let conditions = namespace.get(&format!("ocib/{name}"))["status"]["conditions"].to_string();
-        assert!(conditions.contains("exceeded quota: small") && conditions.contains(resource), "{conditions}");
+        assert!(
+            conditions.contains("exceeded quota: small") && conditions.contains(resource),
+            "{conditions}"
+        );
     }
     check(
         &namespace,
-        &[case("no-memory", "Timeout", &["20s", "deadlines.queue"]), case("no-storage", "Timeout", &["20s", "deadlines.queue"])],
+        &[
+            case("no-memory", "Timeout", &["20s", "deadlines.queue"]),
+            case("no-storage", "Timeout", &["20s", "deadlines.queue"]),
+        ],
     );
 }
 
@@ -184,15 +232,30 @@ fn a_build_that_needs_more_than_it_may_have_has_a_name() {
             "requests": { "cpu": "10m", "memory": "32Mi" }, "limits": { resource: limit },
         } } })
     };
-    apply(&namespace, "hungry", "FROM busybox:1.37\nRUN tail /dev/zero\n", &limits("memory", "192Mi"));
+    apply(
+        &namespace,
+        "hungry",
+        "FROM busybox:1.37\nRUN tail /dev/zero\n",
+        &limits("memory", "192Mi"),
+    );
     let fills = "FROM busybox:1.37\nRUN dd if=/dev/urandom of=/big bs=1M count=200 && sleep 120\n";
     apply(&namespace, "full", fills, &limits("ephemeral-storage", "64Mi"));
-    check(&namespace, &[case("hungry", "OutOfMemory", &["memory limit"]), case("full", "StorageFull", &["ephemeral", "64Mi"])]);
+    check(
+        &namespace,
+        &[
+            case("hungry", "OutOfMemory", &["memory limit"]),
+            case("full", "StorageFull", &["ephemeral", "64Mi"]),
+        ],
+    );
 }
 
 fn is_running(namespace: &Namespace, name: &str) {
-    let running =
-        namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", &format!("ocib/{name}"), "--timeout=120s"]);
+    let running = namespace.kubectl(&[
+        "wait",
+        "--for=jsonpath={.status.phase}=Running",
+        &format!("ocib/{name}"),
+        "--timeout=120s",
+    ]);
     assert!(running.is_success, "{}\n{}", running.stderr, namespace.story(name));
 }
 
@@ -206,7 +269,8 @@ fn a_build_that_has_to_make_room_has_a_name() {
     let capacity = |operation: &str| {
         let path = format!("/status/capacity/{}", seat.replace('/', "~1"));
         let patch = json!([{ "op": operation, "path": path, "value": "1" }]).to_string();
-        kubectl(&["patch", "node", &node, "--subresource=status", "--type=json", "-p", &patch]).ok();
+        kubectl(&["patch", "node", &node, "--subresource=status", "--type=json", "-p", &patch])
+            .ok();
     };
     capacity("add");
     let class = |name: &str, value: i32| {
@@ -219,7 +283,8 @@ fn a_build_that_has_to_make_room_has_a_name() {
     let sleeps = "FROM busybox:1.37\nRUN sleep 600\n";
     apply(&namespace, "drained", sleeps, &json!({}));
     let resources = json!({ "requests": { &seat: "1" }, "limits": { &seat: "1" } });
-    let pod = json!({ "priorityClassName": format!("{}-low", namespace.name), "resources": resources });
+    let pod =
+        json!({ "priorityClassName": format!("{}-low", namespace.name), "resources": resources });
     apply(&namespace, "preempted", sleeps, &json!({ "pod": pod }));
 
     is_running(&namespace, "drained");
@@ -227,7 +292,12 @@ fn a_build_that_has_to_make_room_has_a_name() {
         "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": "drained-g1-a1", "namespace": namespace.name },
     });
     let path = format!("/api/v1/namespaces/{}/pods/drained-g1-a1/eviction", namespace.name);
-    run(&crate::cluster::kubectl_binary(), &["create", "--raw", &path, "-f", "-"], eviction.to_string().as_bytes()).ok();
+    run(
+        &crate::cluster::kubectl_binary(),
+        &["create", "--raw", &path, "-f", "-"],
+        eviction.to_string().as_bytes(),
+    )
+    .ok();
 
     is_running(&namespace, "preempted");
     namespace.apply(
@@ -240,7 +310,13 @@ fn a_build_that_has_to_make_room_has_a_name() {
         })
         .to_string(),
     );
-    check(&namespace, &[case("drained", "Evicted", &["Eviction API"]), case("preempted", "Preempted", &["preempt"])]);
+    check(
+        &namespace,
+        &[
+            case("drained", "Evicted", &["Eviction API"]),
+            case("preempted", "Preempted", &["preempt"]),
+        ],
+    );
     capacity("remove");
 }
 
@@ -251,8 +327,7 @@ fn a_pod_without_a_result_is_told_as_it_ended() {
     apply(&namespace, "odd", "FROM busybox:1.37\nRUN sleep 600\n", &json!({ "retries": 1 }));
     is_running(&namespace, "odd");
     let uid = namespace.get("ocib/odd")["metadata"]["uid"].clone();
-    let owner =
-        json!({ "apiVersion": "ocibuild.dev/v1alpha1", "kind": "OciBuild", "name": "odd", "uid": uid, "controller": true });
+    let owner = json!({ "apiVersion": "ocibuild.dev/v1alpha1", "kind": "OciBuild", "name": "odd", "uid": uid, "controller": true });
     namespace.apply(
         &json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -300,5 +375,8 @@ fn an_output_that_cannot_take_the_files_has_a_name() {
             case("taken", "OutputInvalid", &["image", "which no build has made"]),
         ],
     );
-    assert_eq!(namespace.shell("shell", "cat /claim/file /claim/taken/image/photo"), "mine\nmine\n");
+    assert_eq!(
+        namespace.shell("shell", "cat /claim/file /claim/taken/image/photo"),
+        "mine\nmine\n"
+    );
 }

@@ -10,20 +10,56 @@ use crate::cluster::Namespace;
 
 /// What a registry does wrong when a base image is pulled from it.
 const PULLS: &[(Case, At, Fault)] = &[
-    (case("p401", "RegistryUnauthorized", &["401"]), At::Manifest, Fault::Status(401, "UNAUTHORIZED", None)),
-    (case("p402", "RegistryPaymentRequired", &["402"]), At::Manifest, Fault::Status(402, "PAYMENT", None)),
+    (
+        case("p401", "RegistryUnauthorized", &["401"]),
+        At::Manifest,
+        Fault::Status(401, "UNAUTHORIZED", None),
+    ),
+    (
+        case("p402", "RegistryPaymentRequired", &["402"]),
+        At::Manifest,
+        Fault::Status(402, "PAYMENT", None),
+    ),
     (case("p403", "RegistryForbidden", &["403"]), At::Manifest, Fault::Status(403, "DENIED", None)),
-    (case("p404", "BaseImageNotFound", &["not found"]), At::Manifest, Fault::Status(404, "MANIFEST_UNKNOWN", None)),
-    (case("p429", "RegistryRateLimited", &["429", "after 37s"]), At::Manifest, Fault::Status(429, "TOOMANYREQUESTS", Some("37"))),
-    (case("p500", "RegistryUnavailable", &["500"]), At::Manifest, Fault::Status(500, "UNKNOWN", None)),
-    (case("p503", "RegistryUnavailable", &["503", "after 41s"]), At::Manifest, Fault::Status(503, "UNAVAILABLE", Some("41"))),
+    (
+        case("p404", "BaseImageNotFound", &["not found"]),
+        At::Manifest,
+        Fault::Status(404, "MANIFEST_UNKNOWN", None),
+    ),
+    (
+        case("p429", "RegistryRateLimited", &["429", "after 37s"]),
+        At::Manifest,
+        Fault::Status(429, "TOOMANYREQUESTS", Some("37")),
+    ),
+    (
+        case("p500", "RegistryUnavailable", &["500"]),
+        At::Manifest,
+        Fault::Status(500, "UNKNOWN", None),
+    ),
+    (
+        case("p503", "RegistryUnavailable", &["503", "after 41s"]),
+        At::Manifest,
+        Fault::Status(503, "UNAVAILABLE", Some("41")),
+    ),
     (case("pcut", "RegistryUnavailable", &["EOF"]), At::Manifest, Fault::Cut),
     (case("ppage", "RegistryNotV2", &["text/html"]), At::Manifest, Fault::Page),
     (case("pstall", "Timeout", &["deadlines.build"]), At::Manifest, Fault::Stall),
-    (case("plie", "RegistryContentMismatch", &["unexpected commit digest"]), At::Manifest, Fault::Lie),
+    (
+        case("plie", "RegistryContentMismatch", &["unexpected commit digest"]),
+        At::Manifest,
+        Fault::Lie,
+    ),
     (case("b403", "RegistryForbidden", &["403"]), At::Blob, Fault::Status(403, "DENIED", None)),
-    (case("b404", "BaseImageNotFound", &["not found"]), At::Blob, Fault::Status(404, "BLOB_UNKNOWN", None)),
-    (case("b429", "RegistryRateLimited", &["429"]), At::Blob, Fault::Status(429, "TOOMANYREQUESTS", Some("37"))),
+    (
+        case("b404", "BaseImageNotFound", &["not found"]),
+        At::Blob,
+        Fault::Status(404, "BLOB_UNKNOWN", None),
+    ),
+    (
+        case("b429", "RegistryRateLimited", &["429"]),
+        At::Blob,
+        Fault::Status(429, "TOOMANYREQUESTS", Some("37")),
+    ),
     (case("b500", "RegistryUnavailable", &["500"]), At::Blob, Fault::Status(500, "UNKNOWN", None)),
     (case("bcut", "RegistryUnavailable", &["EOF"]), At::Blob, Fault::Cut),
     (case("bhalf", "RegistryUnavailable", &["EOF"]), At::Blob, Fault::CutHalfWay),
@@ -41,7 +77,12 @@ fn a_registry_that_fails_a_base_image_has_a_name() {
     for (case, ..) in PULLS {
         let from = format!("FROM {}/{}/base\nCOPY Dockerfile /\n", registry.host, case.name);
         let http = json!({ &registry.host: { "http": true } });
-        apply(&namespace, case.name, &from, &json!({ "registries": http, "deadlines": { "build": "20s" } }));
+        apply(
+            &namespace,
+            case.name,
+            &from,
+            &json!({ "registries": http, "deadlines": { "build": "20s" } }),
+        );
     }
     let cases: Vec<_> = PULLS.iter().map(|(case, ..)| Case { ..*case }).collect();
     check(&namespace, &cases);
@@ -50,34 +91,53 @@ fn a_registry_that_fails_a_base_image_has_a_name() {
 #[test]
 fn a_registry_that_repeats_the_credentials_is_not_repeated() {
     let namespace = Namespace::new("echo");
-    let registry = FaultyRegistry::start(&[("pull", At::Anything, Fault::Echo), ("push", At::Anything, Fault::Echo)]);
+    let registry = FaultyRegistry::start(&[
+        ("pull", At::Anything, Fault::Echo),
+        ("push", At::Anything, Fault::Echo),
+    ]);
     let server = format!("--docker-server={}", registry.host);
-    let (user, password) = ("--docker-username=planted-user", "--docker-password=planted-password-4711");
-    namespace.kubectl(&["create", "secret", "docker-registry", "planted", &server, user, password]).ok();
+    let (user, password) =
+        ("--docker-username=planted-user", "--docker-password=planted-password-4711");
+    namespace
+        .kubectl(&["create", "secret", "docker-registry", "planted", &server, user, password])
+        .ok();
     let known = json!({ "registries": { &registry.host: { "http": true } }, "registrySecrets": ["planted"] });
     let with = |more: serde_json::Value| {
         let mut fields = known.clone();
         fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         fields
     };
-    apply(&namespace, "pull", &format!("FROM {}/pull/base\nCOPY Dockerfile /\n", registry.host), &known);
+    apply(
+        &namespace,
+        "pull",
+        &format!("FROM {}/pull/base\nCOPY Dockerfile /\n", registry.host),
+        &known,
+    );
     let pushed = json!({ "push": true, "registry": format!("{}/push", registry.host) });
     apply(&namespace, "push", "FROM scratch\nCOPY Dockerfile /\n", &with(pushed));
     for name in ["pull", "push"] {
         let status = namespace.failed(name, "RegistryForbidden");
         let message = status["failure"]["message"].as_str().unwrap();
-        assert!(message.contains("I do not like") && message.contains("of Secret planted"), "{message}");
+        assert!(
+            message.contains("I do not like") && message.contains("of Secret planted"),
+            "{message}"
+        );
         let pod = status["pod"]["name"].as_str().unwrap();
         let said = [
             status.to_string(),
             namespace.kubectl(&["get", "events", "-o", "yaml"]).ok(),
             // The last lines of the daemon's own log are in the status of its container, which is none of these.
-            namespace.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses}"]).ok(),
+            namespace
+                .kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses}"])
+                .ok(),
             namespace.kubectl(&["logs", pod, "-c", "build"]).ok(),
         ];
         for (place, said) in said.iter().enumerate() {
             for planted in ["planted-password", "cGxhbnRlZC11c2Vy"] {
-                assert!(!said.contains(planted), "{planted} is in place {place} of {name}:\n{said}");
+                assert!(
+                    !said.contains(planted),
+                    "{planted} is in place {place} of {name}:\n{said}"
+                );
             }
         }
     }
@@ -85,11 +145,27 @@ fn a_registry_that_repeats_the_credentials_is_not_repeated() {
 
 /// What a mirror does wrong. The registry behind it does not exist.
 const MIRRORS: &[(Case, At, Fault)] = &[
-    (case("r402", "RegistryPaymentRequired", &["402", "r402"]), At::Manifest, Fault::Status(402, "PAYMENT", None)),
-    (case("r403", "RegistryForbidden", &["403", "r403"]), At::Manifest, Fault::Status(403, "DENIED", None)),
-    (case("r429", "RegistryRateLimited", &["429", "after 37s"]), At::Manifest, Fault::Status(429, "TOOMANYREQUESTS", Some("37"))),
+    (
+        case("r402", "RegistryPaymentRequired", &["402", "r402"]),
+        At::Manifest,
+        Fault::Status(402, "PAYMENT", None),
+    ),
+    (
+        case("r403", "RegistryForbidden", &["403", "r403"]),
+        At::Manifest,
+        Fault::Status(403, "DENIED", None),
+    ),
+    (
+        case("r429", "RegistryRateLimited", &["429", "after 37s"]),
+        At::Manifest,
+        Fault::Status(429, "TOOMANYREQUESTS", Some("37")),
+    ),
     (case("rcut", "RegistryUnavailable", &["EOF"]), At::Manifest, Fault::Cut),
-    (case("rstall", "Timeout", &["deadlines.build", "registry.invalid"]), At::Manifest, Fault::Stall),
+    (
+        case("rstall", "Timeout", &["deadlines.build", "registry.invalid"]),
+        At::Manifest,
+        Fault::Stall,
+    ),
 ];
 
 #[test]
@@ -111,7 +187,11 @@ fn a_mirror_that_fails_has_a_name_and_is_passed_over_where_the_registry_answers(
         mirrored(case.name, "registry.invalid/library/base", mirrors);
     }
     let host = &registry.host;
-    mirrored("passed-over", &format!("{host}/library/base"), json!({ host: [format!("{host}/r402"), format!("{host}/rcut")] }));
+    mirrored(
+        "passed-over",
+        &format!("{host}/library/base"),
+        json!({ host: [format!("{host}/r402"), format!("{host}/rcut")] }),
+    );
     let cases: Vec<_> = MIRRORS.iter().map(|(case, ..)| Case { ..*case }).collect();
     check(&namespace, &cases);
     namespace.succeeded("passed-over");
@@ -126,7 +206,11 @@ const PUSHES: &[(Case, At, Fault)] = &[
         Fault::Status(401, "UNAUTHORIZED", None),
     ),
     (case("u402", "RegistryPaymentRequired", &["402"]), At::Upload, Fault::Status(402, "", None)),
-    (case("u403", "RegistryForbidden", &["denied: the registry says"]), At::Upload, Fault::Status(403, "DENIED", None)),
+    (
+        case("u403", "RegistryForbidden", &["denied: the registry says"]),
+        At::Upload,
+        Fault::Status(403, "DENIED", None),
+    ),
     (case("u404", "RegistryNotFound", &["404"]), At::Upload, Fault::Status(404, "", None)),
     (
         case("u429", "RegistryRateLimited", &["toomanyrequests", "after 37s"]),
@@ -138,12 +222,24 @@ const PUSHES: &[(Case, At, Fault)] = &[
         At::Upload,
         Fault::Status(503, "UNAVAILABLE", Some("41")),
     ),
-    (case("u405", "PushRefused", &["unsupported: the registry says"]), At::Upload, Fault::Status(405, "UNSUPPORTED", None)),
+    (
+        case("u405", "PushRefused", &["unsupported: the registry says"]),
+        At::Upload,
+        Fault::Status(405, "UNSUPPORTED", None),
+    ),
     (case("ucut", "RegistryUnavailable", &["EOF"]), At::Upload, Fault::Cut),
     (case("ustall", "Timeout", &["deadlines.push"]), At::Upload, Fault::Stall),
     (case("upage", "RegistryNotV2", &["web page"]), At::Anything, Fault::Page),
-    (case("c413", "PushRefused", &["the registry says SIZE_INVALID"]), At::Commit, Fault::Status(413, "SIZE_INVALID", None)),
-    (case("c500", "RegistryUnavailable", &["500"]), At::Commit, Fault::Status(500, "UNKNOWN", None)),
+    (
+        case("c413", "PushRefused", &["the registry says SIZE_INVALID"]),
+        At::Commit,
+        Fault::Status(413, "SIZE_INVALID", None),
+    ),
+    (
+        case("c500", "RegistryUnavailable", &["500"]),
+        At::Commit,
+        Fault::Status(500, "UNKNOWN", None),
+    ),
     (case("ccut", "RegistryUnavailable", &["EOF"]), At::Commit, Fault::Cut),
     (
         case("m400", "PushRefused", &["the registry says MANIFEST_INVALID"]),
@@ -163,7 +259,8 @@ fn a_registry_that_fails_a_push_has_a_name() {
     let namespace = Namespace::new("push-faults");
     // BuildKit does not say what was asked; then it is the root of the registry that tells when to try again.
     let root = [("", At::Anything, Fault::Status(429, "TOOMANYREQUESTS", Some("37")))];
-    let faults: Vec<_> = PUSHES.iter().map(|(case, at, fault)| (case.name, *at, *fault)).chain(root).collect();
+    let faults: Vec<_> =
+        PUSHES.iter().map(|(case, at, fault)| (case.name, *at, *fault)).chain(root).collect();
     let registry = FaultyRegistry::start(&faults);
     for (case, ..) in PUSHES {
         let push = json!({

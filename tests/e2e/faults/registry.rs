@@ -89,23 +89,33 @@ impl FaultyRegistry {
 
     /// One without faults, where `<name>/base/blobs/<name>` is what was given.
     pub fn with(blobs: &[(&str, Vec<u8>)]) -> Self {
-        let blobs = blobs.iter().map(|(name, bytes)| ((*name).to_owned(), ("application/octet-stream", bytes.clone())));
+        let blobs = blobs
+            .iter()
+            .map(|(name, bytes)| ((*name).to_owned(), ("application/octet-stream", bytes.clone())));
         Self::listen(&[], blobs.collect())
     }
 
     fn listen(faults: &[(&str, At, Fault)], content: Content) -> Self {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let host = SocketAddr::new(node_address().parse().unwrap(), listener.local_addr().unwrap().port()).to_string();
+        let host =
+            SocketAddr::new(node_address().parse().unwrap(), listener.local_addr().unwrap().port())
+                .to_string();
         let asked = Arc::<Mutex<Vec<String>>>::default();
         let state = Arc::new(State {
-            faults: faults.iter().map(|(name, at, fault)| ((*name).to_owned(), (*at, *fault))).collect(),
+            faults: faults
+                .iter()
+                .map(|(name, at, fault)| ((*name).to_owned(), (*at, *fault)))
+                .collect(),
             content,
             asked: asked.clone(),
         });
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { serve(tokio::net::TcpListener::from_std(listener).unwrap(), state).await });
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                serve(tokio::net::TcpListener::from_std(listener).unwrap(), state).await
+            });
         });
         Self { host, asked }
     }
@@ -144,10 +154,16 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Answer,
     let (name, _) = rest.split_once('/').unwrap_or_default();
     let at = at(&method, rest);
     let healthy = healthy(&method, rest, &state.content);
-    let credentials = request.headers().get("authorization").and_then(|value| Some(value.to_str().ok()?.to_owned()));
+    let credentials = request
+        .headers()
+        .get("authorization")
+        .and_then(|value| Some(value.to_str().ok()?.to_owned()));
     // A client that is refused while it sends would see a broken connection.
     let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
-    let Some((_, fault)) = state.faults.get(name).filter(|(wrong_at, _)| *wrong_at == At::Anything || Some(*wrong_at) == at)
+    let Some((_, fault)) = state
+        .faults
+        .get(name)
+        .filter(|(wrong_at, _)| *wrong_at == At::Anything || Some(*wrong_at) == at)
     else {
         return Ok(healthy.map_or_else(|| status(404, "NOT_FOUND", None), |healthy| healthy(&body)));
     };
@@ -211,8 +227,10 @@ fn healthy(method: &Method, path: &str, content: &Content) -> Option<Healthy> {
     if path.is_empty() {
         return Some(Box::new(|_| Response::new(full(Vec::new()))));
     }
-    let (repository, rest) =
-        ["/manifests/", "/blobs/uploads/", "/blobs/"].iter().find_map(|part| path.split_once(part)).unwrap_or_default();
+    let (repository, rest) = ["/manifests/", "/blobs/uploads/", "/blobs/"]
+        .iter()
+        .find_map(|part| path.split_once(part))
+        .unwrap_or_default();
     let created = |location: String| {
         let answer = Response::builder().header("location", location);
         answer.header("docker-upload-uuid", "1").body(full(Vec::new())).unwrap()
@@ -220,7 +238,8 @@ fn healthy(method: &Method, path: &str, content: &Content) -> Option<Healthy> {
     let repository = repository.to_owned();
     match at(method, path)? {
         At::Upload => Some(Box::new(move |_| {
-            let mut answer = created(format!("/v2/{repository}/blobs/uploads/1?_state=planted-upload-state"));
+            let mut answer =
+                created(format!("/v2/{repository}/blobs/uploads/1?_state=planted-upload-state"));
             *answer.status_mut() = StatusCode::ACCEPTED;
             answer
         })),
@@ -237,7 +256,8 @@ fn healthy(method: &Method, path: &str, content: &Content) -> Option<Healthy> {
         })),
         _ => {
             let is_head = method == Method::HEAD;
-            let (kind, bytes) = content.get(rest).filter(|_| repository.ends_with("/base"))?.clone();
+            let (kind, bytes) =
+                content.get(rest).filter(|_| repository.ends_with("/base"))?.clone();
             Some(Box::new(move |_| {
                 let answer = Response::builder()
                     .header("content-type", kind)
@@ -250,7 +270,8 @@ fn healthy(method: &Method, path: &str, content: &Content) -> Option<Healthy> {
 }
 
 fn status(status: u16, code: &str, retry_after: Option<&str>) -> Answer {
-    let error = json!({ "errors": [{ "code": code, "message": format!("the registry says {code}") }] });
+    let error =
+        json!({ "errors": [{ "code": code, "message": format!("the registry says {code}") }] });
     let body = if code.is_empty() { "no error document".to_owned() } else { error.to_string() };
     let mut answer = Response::builder().status(status).header("content-type", "application/json");
     if let Some(retry_after) = retry_after {
@@ -262,7 +283,8 @@ fn status(status: u16, code: &str, retry_after: Option<&str>) -> Answer {
 /// As it was sent, and what it says.
 fn echo(credentials: Option<&str>) -> Answer {
     let Some(sent) = credentials else {
-        let answer = Response::builder().status(401).header("www-authenticate", "Basic realm=\"all\"");
+        let answer =
+            Response::builder().status(401).header("www-authenticate", "Basic realm=\"all\"");
         return answer.body(full(Vec::new())).unwrap();
     };
     let said = STANDARD.decode(sent.trim_start_matches("Basic ")).unwrap_or_default();
@@ -290,7 +312,8 @@ fn image() -> Content {
     let mut layer = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     // Large enough to come in several pieces, and not compressible.
-    let file: Vec<u8> = (0..32_768_u32).flat_map(|number| Sha256::digest(number.to_be_bytes())).collect();
+    let file: Vec<u8> =
+        (0..32_768_u32).flat_map(|number| Sha256::digest(number.to_be_bytes())).collect();
     header.set_size(file.len() as u64);
     header.set_mode(0o644);
     layer.append_data(&mut header, "file", file.as_slice()).unwrap();

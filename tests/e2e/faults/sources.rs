@@ -27,20 +27,40 @@ const SOURCES: &[(Case, Kind, Fault)] = &[
     (case("hhalf", "SourceUnavailable", &["EOF"]), Kind::Archive, Fault::CutHalfWay),
     (case("hpage", "SourceChecksumMismatch", &["SHA-256"]), Kind::Archive, Fault::Page),
     (case("hstall", "Timeout", &["deadlines.source"]), Kind::Archive, Fault::Stall),
-    (case("g401", "SourceUnauthorized", &["could not read Username"]), Kind::Repository, Fault::Status(401, "", None)),
+    (
+        case("g401", "SourceUnauthorized", &["could not read Username"]),
+        Kind::Repository,
+        Fault::Status(401, "", None),
+    ),
     (case("g403", "SourceUnauthorized", &["403"]), Kind::Repository, Fault::Status(403, "", None)),
-    (case("g404", "SourceNotFound", &["not found"]), Kind::Repository, Fault::Status(404, "", None)),
+    (
+        case("g404", "SourceNotFound", &["not found"]),
+        Kind::Repository,
+        Fault::Status(404, "", None),
+    ),
     (case("g503", "SourceUnavailable", &["503"]), Kind::Repository, Fault::Status(503, "", None)),
     (case("gcut", "SourceUnavailable", &["Empty reply"]), Kind::Repository, Fault::Cut),
     (case("gstall", "Timeout", &["deadlines.source"]), Kind::Repository, Fault::Stall),
-    (case("i401", "SourceUnauthorized", &["401"]), Kind::Artifact, Fault::Status(401, "UNAUTHORIZED", None)),
-    (case("i402", "RegistryPaymentRequired", &["402"]), Kind::Artifact, Fault::Status(402, "PAYMENT", None)),
+    (
+        case("i401", "SourceUnauthorized", &["401"]),
+        Kind::Artifact,
+        Fault::Status(401, "UNAUTHORIZED", None),
+    ),
+    (
+        case("i402", "RegistryPaymentRequired", &["402"]),
+        Kind::Artifact,
+        Fault::Status(402, "PAYMENT", None),
+    ),
     (
         case("i429", "RegistryRateLimited", &["429", "after 37s"]),
         Kind::Artifact,
         Fault::Status(429, "TOOMANYREQUESTS", Some("37")),
     ),
-    (case("i503", "RegistryUnavailable", &["503", "after 41s"]), Kind::Artifact, Fault::Status(503, "UNAVAILABLE", Some("41"))),
+    (
+        case("i503", "RegistryUnavailable", &["503", "after 41s"]),
+        Kind::Artifact,
+        Fault::Status(503, "UNAVAILABLE", Some("41")),
+    ),
     (case("icut", "RegistryUnavailable", &["connection"]), Kind::Artifact, Fault::Cut),
     (case("ilie", "RegistryNotV2", &["no JSON"]), Kind::Artifact, Fault::Lie),
     (case("istall", "Timeout", &["deadlines.source"]), Kind::Artifact, Fault::Stall),
@@ -49,7 +69,8 @@ const SOURCES: &[(Case, Kind, Fault)] = &[
 #[test]
 fn a_server_that_fails_a_source_has_a_name() {
     let namespace = Namespace::new("source-faults");
-    let faults: Vec<_> = SOURCES.iter().map(|(case, _, fault)| (case.name, At::Anything, *fault)).collect();
+    let faults: Vec<_> =
+        SOURCES.iter().map(|(case, _, fault)| (case.name, At::Anything, *fault)).collect();
     let registry = FaultyRegistry::start(&faults);
     for (case, kind, _) in SOURCES {
         let address = format!("http://{}/v2/{}", registry.host, case.name);
@@ -57,11 +78,20 @@ fn a_server_that_fails_a_source_has_a_name() {
             Kind::Archive => {
                 json!({ "http": { "url": format!("{address}/a.tar?token=planted-token"), "sha256": "0".repeat(64) } })
             }
-            Kind::Repository => json!({ "git": { "url": format!("{address}/app.git"), "revision": "main" } }),
-            Kind::Artifact => json!({ "image": { "reference": format!("{}/{}/base:latest", registry.host, case.name) } }),
+            Kind::Repository => {
+                json!({ "git": { "url": format!("{address}/app.git"), "revision": "main" } })
+            }
+            Kind::Artifact => {
+                json!({ "image": { "reference": format!("{}/{}/base:latest", registry.host, case.name) } })
+            }
         };
         let http = json!({ &registry.host: { "http": true } });
-        apply(&namespace, case.name, "", &json!({ "source": source, "registries": http, "deadlines": { "source": "15s" } }));
+        apply(
+            &namespace,
+            case.name,
+            "",
+            &json!({ "source": source, "registries": http, "deadlines": { "source": "15s" } }),
+        );
     }
     let cases: Vec<_> = SOURCES.iter().map(|(case, ..)| Case { ..*case }).collect();
     check(&namespace, &cases);
@@ -80,7 +110,8 @@ fn an_archive_that_is_none_has_a_name() {
     header.as_old_mut().name[..10].copy_from_slice(b"../climbed");
     header.set_cksum();
     climbing.append(&header, &b"x"[..]).unwrap();
-    let archives = [("page", b"<html>not found</html>".to_vec()), ("climbs", climbing.into_inner().unwrap())];
+    let archives =
+        [("page", b"<html>not found</html>".to_vec()), ("climbs", climbing.into_inner().unwrap())];
     let registry = FaultyRegistry::with(&archives);
     for (name, archive) in &archives {
         let url = format!("http://{}/v2/{name}/base/blobs/{name}", registry.host);

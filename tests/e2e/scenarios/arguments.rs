@@ -26,8 +26,16 @@ fn build_arguments_come_from_the_spec_and_from_files_and_the_file_wins() {
     ];
     let cases = [
         ("none", json!({}), "unset|unset"),
-        ("static", json!({ "buildArgs": { "some_arg": "some_value", "some_other_arg": "a, b=\"c\"" } }), "some_value|a, b=\"c\""),
-        ("lines-and-empty", json!({ "buildArgs": { "some_arg": "two\nlines", "some_other_arg": "" } }), "two\nlines|"),
+        (
+            "static",
+            json!({ "buildArgs": { "some_arg": "some_value", "some_other_arg": "a, b=\"c\"" } }),
+            "some_value|a, b=\"c\"",
+        ),
+        (
+            "lines-and-empty",
+            json!({ "buildArgs": { "some_arg": "two\nlines", "some_other_arg": "" } }),
+            "two\nlines|",
+        ),
         ("file", json!({ "buildArgsFile": "ci/args" }), "from file|a=b=c"),
         ("yml", json!({ "buildArgsFile": "ci/args.yml" }), "1.10|two\nlines\n"),
         ("yaml", json!({ "buildArgsFile": "ci/args.yaml" }), "007|yes"),
@@ -59,7 +67,12 @@ COPY Dockerfile /
 LABEL inherited_label=inherited_value overridden_label=inherited_value
 FROM base
 ";
-    let files = |dockerfile| [("Dockerfile", dockerfile), ("ci/labels", "some_label=file=value\n\nsome_file_label=some_value\n")];
+    let files = |dockerfile| {
+        [
+            ("Dockerfile", dockerfile),
+            ("ci/labels", "some_label=file=value\n\nsome_file_label=some_value\n"),
+        ]
+    };
     let cases = [
         ("none", plain, json!({}), &[][..]),
         (
@@ -68,7 +81,12 @@ FROM base
             json!({ "labels": { "some_label": "a \"quoted\", one", "org.example/other": "" } }),
             &[("some_label", "a \"quoted\", one"), ("org.example/other", "")],
         ),
-        ("file", plain, json!({ "labelsFile": "ci/labels" }), &[("some_label", "file=value"), ("some_file_label", "some_value")]),
+        (
+            "file",
+            plain,
+            json!({ "labelsFile": "ci/labels" }),
+            &[("some_label", "file=value"), ("some_file_label", "some_value")],
+        ),
         (
             "all-three",
             inheriting,
@@ -93,7 +111,10 @@ FROM base
     }
     let outputs = scenario.outputs();
     for (name, _, _, labels) in cases {
-        let expected: BTreeMap<_, _> = labels.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect();
+        let expected: BTreeMap<_, _> = labels
+            .iter()
+            .map(|(label, value)| ((*label).to_owned(), (*value).to_owned()))
+            .collect();
         assert_eq!(outputs.image(name).labels(), expected, "{name}");
     }
 }
@@ -107,11 +128,23 @@ fn steps_find_added_hosts_and_the_image_does_not() {
     scenario.build("hosts", &[("Dockerfile", dockerfile)], hosts);
     scenario.succeeded("hosts");
     let image = scenario.outputs().image("hosts");
-    let seen: Vec<Vec<String>> =
-        image.file("seen").lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect();
+    let seen: Vec<Vec<String>> = image
+        .file("seen")
+        .lines()
+        .map(|line| line.split_whitespace().map(str::to_owned).collect())
+        .collect();
     for host in [["1.2.3.4", "test-host"], ["2001:db8::7", "git.internal"]] {
         assert!(seen.iter().any(|line| line.as_slice() == host), "{host:?} is not in {seen:?}");
     }
-    let hosts = image.layers().into_iter().flatten().filter(|entry| entry.path == "etc/hosts").map(|entry| entry.content);
-    assert!(hosts.map(|hosts| String::from_utf8(hosts).unwrap()).all(|hosts| !hosts.contains("1.2.3.4")));
+    let hosts = image
+        .layers()
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry.path == "etc/hosts")
+        .map(|entry| entry.content);
+    assert!(
+        hosts
+            .map(|hosts| String::from_utf8(hosts).unwrap())
+            .all(|hosts| !hosts.contains("1.2.3.4"))
+    );
 }

@@ -30,7 +30,8 @@ fn a_basic_build_leaves_a_tar_and_the_digest_of_its_configuration() {
     assert_eq!(outputs.text("basic/digest"), config_digest.as_str().unwrap(), "without a newline");
     assert_eq!(status["image"]["configDigest"], config_digest);
     assert_eq!(status["image"]["digest"], image.descriptor()["digest"]);
-    let as_docker_reads_it = skopeo_inspect("--raw", "docker-archive", &outputs.path("basic/image.tar"));
+    let as_docker_reads_it =
+        skopeo_inspect("--raw", "docker-archive", &outputs.path("basic/image.tar"));
     assert_eq!(as_docker_reads_it["config"]["digest"], config_digest);
     let result = outputs.json("basic/result.json");
     assert_eq!(result["outcome"]["succeeded"]["digest"], status["image"]["digest"], "{result}");
@@ -51,7 +52,10 @@ fn an_oci_build_leaves_its_layout_unpacked_and_the_digest_of_its_manifest() {
     assert_eq!(layout.blob_digests(), archive.blob_digests());
     assert_eq!(layout.descriptor(), archive.descriptor());
     assert_eq!(layout.file("heard"), "hello\n");
-    assert!(layout.manifest()["config"].is_object(), "no attestations, and so no index, unless asked for");
+    assert!(
+        layout.manifest()["config"].is_object(),
+        "no attestations, and so no index, unless asked for"
+    );
     let digest = layout.descriptor()["digest"].as_str().unwrap().to_owned();
     assert_eq!(outputs.text("oci/digest"), digest);
     assert_eq!(status["image"]["digest"], digest);

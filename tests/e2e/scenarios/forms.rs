@@ -42,7 +42,11 @@ fn annotations_stand_in_the_manifest_and_in_the_index() {
     let annotations = json!({ "org.opencontainers.image.source": "https://example.com/a,b=\"c\"", "org.example.empty": "" });
     scenario.build("docker", &FILES, json!({ "annotations": annotations }));
     scenario.build("oci", &FILES, json!({ "annotations": annotations, "outputFormat": "oci" }));
-    scenario.build("index", &FILES, json!({ "annotations": annotations, "platforms": ["linux/arm64", "linux/amd64"] }));
+    scenario.build(
+        "index",
+        &FILES,
+        json!({ "annotations": annotations, "platforms": ["linux/arm64", "linux/amd64"] }),
+    );
     for name in ["docker", "oci", "index"] {
         scenario.succeeded(name);
     }
@@ -63,10 +67,26 @@ fn layers_are_compressed_as_asked_for() {
     let scenario = Scenario::new("compression");
     let cases = [
         ("default", json!({}), "application/vnd.oci.image.layer.v1.tar+gzip"),
-        ("gzip", json!({ "compression": "gzip", "compressionLevel": 9 }), "application/vnd.oci.image.layer.v1.tar+gzip"),
-        ("zstd", json!({ "compression": "zstd", "compressionLevel": 3 }), "application/vnd.oci.image.layer.v1.tar+zstd"),
-        ("estargz", json!({ "compression": "estargz", "outputFormat": "oci" }), "application/vnd.oci.image.layer.v1.tar+gzip"),
-        ("uncompressed", json!({ "compression": "uncompressed", "noCache": true }), "application/vnd.oci.image.layer.v1.tar"),
+        (
+            "gzip",
+            json!({ "compression": "gzip", "compressionLevel": 9 }),
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+        ),
+        (
+            "zstd",
+            json!({ "compression": "zstd", "compressionLevel": 3 }),
+            "application/vnd.oci.image.layer.v1.tar+zstd",
+        ),
+        (
+            "estargz",
+            json!({ "compression": "estargz", "outputFormat": "oci" }),
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+        ),
+        (
+            "uncompressed",
+            json!({ "compression": "uncompressed", "noCache": true }),
+            "application/vnd.oci.image.layer.v1.tar",
+        ),
     ];
     for (name, more, _) in &cases {
         scenario.build(name, &FILES, more.clone());
@@ -87,10 +107,14 @@ fn layers_are_compressed_as_asked_for() {
 /// The kinds of statements in the attestation manifests of an index.
 fn predicates(index: &Value, document: impl Fn(&Value) -> Value) -> Vec<String> {
     let manifests = index["manifests"].as_array().unwrap_or_else(|| panic!("an index: {index}"));
-    let attestations =
-        manifests.iter().filter(|manifest| manifest["annotations"]["vnd.docker.reference.type"] == "attestation-manifest");
-    let layers = attestations.flat_map(|manifest| document(&manifest["digest"])["layers"].as_array().unwrap().clone());
-    layers.map(|layer| layer["annotations"]["in-toto.io/predicate-type"].as_str().unwrap().to_owned()).collect()
+    let attestations = manifests.iter().filter(|manifest| {
+        manifest["annotations"]["vnd.docker.reference.type"] == "attestation-manifest"
+    });
+    let layers = attestations
+        .flat_map(|manifest| document(&manifest["digest"])["layers"].as_array().unwrap().clone());
+    layers
+        .map(|layer| layer["annotations"]["in-toto.io/predicate-type"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[test]
@@ -102,20 +126,32 @@ fn provenance_is_stored_with_the_image_when_asked_for_and_not_otherwise() {
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         spec
     };
-    scenario.build("only-pushed", &FILES, with(json!({ "attestations": { "provenance": "max" }, "output": { "none": {} } })));
+    scenario.build(
+        "only-pushed",
+        &FILES,
+        with(json!({ "attestations": { "provenance": "max" }, "output": { "none": {} } })),
+    );
     scenario.build("both", &FILES, with(json!({ "attestations": { "provenance": "min" } })));
     scenario.build("without", &FILES, with(json!({ "outputFormat": "oci" })));
     for name in ["only-pushed", "both", "without"] {
         let status = scenario.succeeded(name);
-        assert_eq!(status["image"]["digest"], digest_in_registry(&format!("{}/{name}", scenario.name)), "{name}");
+        assert_eq!(
+            status["image"]["digest"],
+            digest_in_registry(&format!("{}/{name}", scenario.name)),
+            "{name}"
+        );
     }
     for name in ["only-pushed", "both"] {
         let index = manifest_in_registry(&format!("{}/{name}", scenario.name));
-        let in_registry =
-            |digest: &Value| manifest_in_registry(&format!("{}/{name}@{}", scenario.name, digest.as_str().unwrap()));
+        let in_registry = |digest: &Value| {
+            manifest_in_registry(&format!("{}/{name}@{}", scenario.name, digest.as_str().unwrap()))
+        };
         let predicates = predicates(&index, in_registry);
         assert_eq!(predicates.len(), 1, "{name}: {predicates:?}");
-        assert!(predicates[0].starts_with("https://slsa.dev/provenance/"), "{name}: {predicates:?}");
+        assert!(
+            predicates[0].starts_with("https://slsa.dev/provenance/"),
+            "{name}: {predicates:?}"
+        );
     }
     let without = manifest_in_registry(&format!("{}/without", scenario.name));
     assert!(without["config"].is_object() && without["manifests"].is_null(), "{without}");
@@ -125,9 +161,14 @@ fn provenance_is_stored_with_the_image_when_asked_for_and_not_otherwise() {
         assert_eq!(predicates(&image.root(), |digest| image.document(digest)).len(), 1);
         assert_eq!(outputs.text("both/digest"), image.descriptor()["digest"].as_str().unwrap());
         let manifests = image.root()["manifests"].as_array().unwrap().clone();
-        let of_platform = manifests.iter().find(|manifest| manifest["platform"]["os"] != "unknown").unwrap();
+        let of_platform =
+            manifests.iter().find(|manifest| manifest["platform"]["os"] != "unknown").unwrap();
         let config = image.document(&of_platform["digest"])["config"]["digest"].clone();
-        assert_eq!(scenario.succeeded("both")["image"]["configDigest"], config, "that of the one platform");
+        assert_eq!(
+            scenario.succeeded("both")["image"]["configDigest"],
+            config,
+            "that of the one platform"
+        );
     }
     assert!(outputs.image("without").manifest()["config"].is_object());
 }
@@ -148,20 +189,30 @@ RUN rm -r /made && mkdir /made && echo again > /made/again && chown -R 7:7 /made
         ("rootless-again", json!({ "isolation": "rootless", "sourceDateEpoch": epoch })),
         ("userns", json!({ "isolation": "userns", "sourceDateEpoch": epoch })),
         ("privileged", json!({ "isolation": "privileged", "sourceDateEpoch": epoch })),
-        ("by-argument", json!({ "isolation": "rootless", "buildArgs": { "SOURCE_DATE_EPOCH": epoch.to_string() } })),
+        (
+            "by-argument",
+            json!({ "isolation": "rootless", "buildArgs": { "SOURCE_DATE_EPOCH": epoch.to_string() } }),
+        ),
         ("another-time", json!({ "isolation": "rootless", "sourceDateEpoch": epoch + 1 })),
     ];
     for (name, more) in &cases {
         scenario.build(name, &files, more.clone());
     }
-    let digests: Vec<_> =
-        cases.iter().map(|(name, _)| scenario.succeeded(name)["image"]["digest"].as_str().unwrap().to_owned()).collect();
+    let digests: Vec<_> = cases
+        .iter()
+        .map(|(name, _)| scenario.succeeded(name)["image"]["digest"].as_str().unwrap().to_owned())
+        .collect();
     for (number, (name, _)) in cases.iter().enumerate() {
         assert_eq!(digests[number] == digests[0], *name != "another-time", "{name}: {digests:?}");
     }
     let image = scenario.outputs().image("rootless");
     assert_eq!(image.config()["created"], "2023-11-14T22:13:20Z");
-    let layers_of_base = manifest_in_registry("library/busybox:1.37")["layers"].as_array().unwrap().len();
+    let layers_of_base =
+        manifest_in_registry("library/busybox:1.37")["layers"].as_array().unwrap().len();
     let latest = image.layers()[layers_of_base..].iter().flatten().map(|entry| entry.mtime).max();
-    assert_eq!(latest, Some(epoch), "no file is younger; layers of the base image stay as they are");
+    assert_eq!(
+        latest,
+        Some(epoch),
+        "no file is younger; layers of the base image stay as they are"
+    );
 }

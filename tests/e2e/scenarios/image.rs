@@ -40,12 +40,19 @@ impl Image {
 
     /// Reads the folder of an OCI layout.
     pub fn of_layout(folder: &Path) -> Self {
-        let layout = serde_json::from_slice::<Value>(&fs::read(folder.join("oci-layout")).unwrap()).unwrap();
+        let layout =
+            serde_json::from_slice::<Value>(&fs::read(folder.join("oci-layout")).unwrap()).unwrap();
         assert_eq!(layout["imageLayoutVersion"], "1.0.0", "{layout}");
-        let mut files = BTreeMap::from([("index.json".to_owned(), fs::read(folder.join("index.json")).unwrap())]);
+        let mut files = BTreeMap::from([(
+            "index.json".to_owned(),
+            fs::read(folder.join("index.json")).unwrap(),
+        )]);
         for entry in fs::read_dir(folder.join("blobs/sha256")).unwrap() {
             let entry = entry.unwrap();
-            files.insert(format!("blobs/sha256/{}", entry.file_name().to_str().unwrap()), fs::read(entry.path()).unwrap());
+            files.insert(
+                format!("blobs/sha256/{}", entry.file_name().to_str().unwrap()),
+                fs::read(entry.path()).unwrap(),
+            );
         }
         Self::of_files(&files)
     }
@@ -102,19 +109,28 @@ impl Image {
 
     pub fn layer_media_types(&self) -> BTreeSet<String> {
         let layers = self.manifest()["layers"].clone();
-        layers.as_array().unwrap().iter().map(|layer| layer["mediaType"].as_str().unwrap().to_owned()).collect()
+        layers
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|layer| layer["mediaType"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     /// The files of each layer, the lowest first.
     pub fn layers(&self) -> Vec<Vec<Entry>> {
-        digests(&self.manifest()["layers"]).iter().map(|digest| entries(&decompressed(&self.blobs[digest]))).collect()
+        digests(&self.manifest()["layers"])
+            .iter()
+            .map(|digest| entries(&decompressed(&self.blobs[digest])))
+            .collect()
     }
 
     /// A file as the topmost layer that has it holds it.
     pub fn file(&self, path: &str) -> String {
         let layers = self.layers();
         let entry = layers.iter().rev().flatten().find(|entry| entry.path == path);
-        String::from_utf8(entry.unwrap_or_else(|| panic!("{path} is in no layer")).content.clone()).unwrap()
+        String::from_utf8(entry.unwrap_or_else(|| panic!("{path} is in no layer")).content.clone())
+            .unwrap()
     }
 
     /// All blobs, decompressed where they are compressed.
@@ -136,7 +152,8 @@ impl Image {
 
 /// Digests of a list of descriptors.
 pub fn digests(descriptors: &Value) -> Vec<String> {
-    let descriptors = descriptors.as_array().unwrap_or_else(|| panic!("{descriptors} is no list of descriptors"));
+    let descriptors =
+        descriptors.as_array().unwrap_or_else(|| panic!("{descriptors} is no list of descriptors"));
     descriptors.iter().map(|descriptor| descriptor["digest"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -175,7 +192,10 @@ fn entries(layer: &[u8]) -> Vec<Entry> {
 
 /// A tar as `docker save` makes it, of layers that no Dockerfile would make: folders are paths that end in '/'.
 pub fn docker_tar(layers: &[&[(&str, &str)]]) -> Vec<u8> {
-    let layers: Vec<_> = layers.iter().map(|files| tar_of(files.iter().map(|(path, text)| (*path, text.as_bytes())))).collect();
+    let layers: Vec<_> = layers
+        .iter()
+        .map(|files| tar_of(files.iter().map(|(path, text)| (*path, text.as_bytes()))))
+        .collect();
     let diff_ids: Vec<_> = layers.iter().map(|layer| digest_of(layer)).collect();
     let config = serde_json::json!({
         "os": "linux", "architecture": "amd64", "config": {}, "rootfs": { "type": "layers", "diff_ids": diff_ids },
@@ -184,14 +204,22 @@ pub fn docker_tar(layers: &[&[(&str, &str)]]) -> Vec<u8> {
     let manifest = serde_json::json!([{ "Config": "config.json", "RepoTags": ["made:latest"], "Layers": names }]);
     let (config, manifest) = (config.to_string(), manifest.to_string());
     let documents = [("config.json", config.as_bytes()), ("manifest.json", manifest.as_bytes())];
-    tar_of(documents.into_iter().chain(names.iter().map(String::as_str).zip(layers.iter().map(Vec::as_slice))))
+    tar_of(
+        documents
+            .into_iter()
+            .chain(names.iter().map(String::as_str).zip(layers.iter().map(Vec::as_slice))),
+    )
 }
 
 fn tar_of<'a>(files: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, content) in files {
         let mut header = tar::Header::new_gnu();
-        header.set_entry_type(if path.ends_with('/') { tar::EntryType::Directory } else { tar::EntryType::Regular });
+        header.set_entry_type(if path.ends_with('/') {
+            tar::EntryType::Directory
+        } else {
+            tar::EntryType::Regular
+        });
         header.set_mode(0o755);
         header.set_size(content.len() as u64);
         builder.append_data(&mut header, path, content).unwrap();

@@ -7,14 +7,16 @@ use serde_json::{Value, json};
 use super::{Outputs, Scenario};
 use crate::cluster::run;
 
-const FIRST: &str = "FROM scratch\nCOPY first.txt /first.txt\nENV FIRST=yes\nLABEL inherited=first\n";
+const FIRST: &str =
+    "FROM scratch\nCOPY first.txt /first.txt\nENV FIRST=yes\nLABEL inherited=first\n";
 const SECOND: &str = "FROM scratch\nCOPY second.txt /second.txt\nLABEL inherited=second\n";
 
 /// The claim holds both images as docker tars and as OCI ones, and a Dockerfile that uses them.
 fn scenario_with_images(purpose: &str, dockerfile: &str) -> Scenario {
     let scenario = Scenario::new(purpose);
     for (name, dockerfile) in [("first", FIRST), ("second", SECOND)] {
-        let files = [("Dockerfile", dockerfile), ("first.txt", "first\n"), ("second.txt", "second\n")];
+        let files =
+            [("Dockerfile", dockerfile), ("first.txt", "first\n"), ("second.txt", "second\n")];
         scenario.build(name, &files, json!({}));
         scenario.build(&format!("{name}-oci"), &files, json!({ "outputFormat": "oci" }));
     }
@@ -43,8 +45,15 @@ fn check_both(outputs: &Outputs, name: &str) {
     let image = outputs.image(name);
     assert_eq!(image.file("copied.txt"), "second\n", "{name}");
     assert_eq!(image.file("first.txt"), "first\n", "{name}");
-    assert_eq!(image.labels()["inherited"], "first", "{name}: the base image's configuration counts");
-    assert!(image.config()["config"]["Env"].as_array().unwrap().contains(&json!("FIRST=yes")), "{name}");
+    assert_eq!(
+        image.labels()["inherited"],
+        "first",
+        "{name}: the base image's configuration counts"
+    );
+    assert!(
+        image.config()["config"]["Env"].as_array().unwrap().contains(&json!("FIRST=yes")),
+        "{name}"
+    );
 }
 
 /// Scenarios: image args from two tars, with an additional target. The layers of the base are in the image as they are.
@@ -61,14 +70,20 @@ fn docker_tars_of_the_source_are_base_images() {
         fs::read(saved).unwrap()
     };
     scenario.write("inputs/second-image.tar", &saved);
-    let args = json!({ "first_image": "first/image.tar", "second_image": "inputs/second-image.tar" });
+    let args =
+        json!({ "first_image": "first/image.tar", "second_image": "inputs/second-image.tar" });
     build(
         &scenario,
         "from-tars",
         args,
         json!({ "additionalTargets": ["first-target"], "buildArgs": { "first_image": "registry.invalid/not/this:one" } }),
     );
-    build(&scenario, "without", json!({}), json!({ "buildArgs": { "first_image": "registry.invalid/not/this:one" } }));
+    build(
+        &scenario,
+        "without",
+        json!({}),
+        json!({ "buildArgs": { "first_image": "registry.invalid/not/this:one" } }),
+    );
     scenario.succeeded("from-tars");
     scenario.failed("without", "NameResolution");
     let outputs = scenario.outputs();
@@ -90,7 +105,12 @@ fn oci_layouts_and_oci_tars_of_the_source_are_base_images() {
         ("from-both", "first", "image.tar", "second-oci/image"),
     ];
     for (name, base, form, second) in cases {
-        build(&scenario, name, json!({ "first_image": format!("{base}/{form}"), "second_image": second }), json!({}));
+        build(
+            &scenario,
+            name,
+            json!({ "first_image": format!("{base}/{form}"), "second_image": second }),
+            json!({}),
+        );
     }
     for (name, ..) in cases {
         scenario.succeeded(name);
@@ -99,16 +119,22 @@ fn oci_layouts_and_oci_tars_of_the_source_are_base_images() {
     for (name, base, ..) in cases {
         check_both(&outputs, name);
         let base = outputs.image(base).config()["rootfs"]["diff_ids"][0].clone();
-        assert_eq!(outputs.image(name).config()["rootfs"]["diff_ids"][0], base, "{name}: the layer of the base");
+        assert_eq!(
+            outputs.image(name).config()["rootfs"]["diff_ids"][0],
+            base,
+            "{name}: the layer of the base"
+        );
     }
-    assert_eq!(outputs.image("from-layouts").layer_digests()[0], outputs.image("first-oci").layer_digests()[0]);
+    assert_eq!(
+        outputs.image("from-layouts").layer_digests()[0],
+        outputs.image("first-oci").layer_digests()[0]
+    );
 }
 
 /// Scenarios: image args with an upper-case name; image args with an unpacked root file system.
 #[test]
 fn an_image_argument_may_be_upper_case_and_its_files_are_unpacked() {
-    let dockerfile =
-        "ARG FIRST_IMAGE\nARG Second_Image\nFROM ${Second_Image} AS second\nFROM ${FIRST_IMAGE}\nCOPY --from=second / /\n";
+    let dockerfile = "ARG FIRST_IMAGE\nARG Second_Image\nFROM ${Second_Image} AS second\nFROM ${FIRST_IMAGE}\nCOPY --from=second / /\n";
     let scenario = scenario_with_images("image-upper", dockerfile);
     let args = json!({ "FIRST_IMAGE": "first/image.tar", "Second_Image": "second-oci/image" });
     build(&scenario, "upper", args, json!({ "unpackRootfs": true }));

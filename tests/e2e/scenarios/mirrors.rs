@@ -35,16 +35,28 @@ fn base_images_come_from_the_mirrors_of_their_registries() {
     for (name, from, registry) in cases {
         let dockerfile = format!("FROM {from}\nLABEL built=here\n");
         let mirrors = json!({ registry: ["no-such-mirror.invalid", folder_of_mirror] });
-        scenario.build(name, &[("Dockerfile", &dockerfile)], json!({ "registryMirrors": mirrors, "registries": http }));
+        scenario.build(
+            name,
+            &[("Dockerfile", &dockerfile)],
+            json!({ "registryMirrors": mirrors, "registries": http }),
+        );
     }
     let from_another = [("Dockerfile", "FROM registry.invalid/library/mirrored-image\n")];
     scenario.build("no-mirror", &from_another, json!({ "registries": http }));
-    scenario.build("no-http", &from_another, json!({ "registryMirrors": { "registry.invalid": [folder_of_mirror] } }));
+    scenario.build(
+        "no-http",
+        &from_another,
+        json!({ "registryMirrors": { "registry.invalid": [folder_of_mirror] } }),
+    );
     for (name, ..) in cases {
         scenario.succeeded(name);
     }
     for name in ["no-mirror", "no-http"] {
-        assert_eq!(scenario.ended(name)["phase"], "Failed", "{name}: it takes both, the mirror and how it is reached");
+        assert_eq!(
+            scenario.ended(name)["phase"],
+            "Failed",
+            "{name}: it takes both, the mirror and how it is reached"
+        );
     }
     let outputs = scenario.outputs();
     for (name, ..) in cases {
@@ -61,7 +73,11 @@ fn the_daemons_configuration_is_generated_and_merged_with_that_of_the_spec() {
     let scenario = Scenario::new("daemon");
     let files = [("Dockerfile", "FROM busybox:1.37\nRUN true\n")];
     scenario.build("plain", &files, json!({}));
-    scenario.build("mirror", &files, json!({ "registryMirrors": { "example.com": ["mirror.example.com/a", "other:5000"] } }));
+    scenario.build(
+        "mirror",
+        &files,
+        json!({ "registryMirrors": { "example.com": ["mirror.example.com/a", "other:5000"] } }),
+    );
     let config = "[worker.oci]\n  max-parallelism = 3\n[registry.\"docker.io\"]\n  http = true\n";
     scenario.build("extra", &files, json!({ "buildkitConfig": config }));
     let broken = "[registry.\"docker.io\"]\n[registry.\"docker.io\"]\n";
@@ -78,11 +94,17 @@ fn the_daemons_configuration_is_generated_and_merged_with_that_of_the_spec() {
     assert_eq!(plain.keys().collect::<Vec<_>>(), ["registry"], "nothing that nobody asked for");
 
     let mirror = scenario.daemon_config("mirror");
-    assert_eq!(mirror["registry"]["example.com"]["mirrors"], toml::Value::from(vec!["mirror.example.com/a", "other:5000"]));
+    assert_eq!(
+        mirror["registry"]["example.com"]["mirrors"],
+        toml::Value::from(vec!["mirror.example.com/a", "other:5000"])
+    );
     assert_eq!(mirror["registry"]["docker.io"], plain["registry"]["docker.io"]);
 
     let extra = scenario.daemon_config("extra");
-    assert_eq!(extra["registry"]["docker.io"]["mirrors"], of_the_operator, "the operator's mirror stays");
+    assert_eq!(
+        extra["registry"]["docker.io"]["mirrors"], of_the_operator,
+        "the operator's mirror stays"
+    );
     assert_eq!(extra["registry"]["docker.io"]["http"], toml::Value::from(true));
     assert_eq!(extra["worker"]["oci"]["max-parallelism"], toml::Value::from(3));
     assert_eq!(extra["registry"][REGISTRY], plain["registry"][REGISTRY]);

@@ -56,7 +56,8 @@ impl Scenario {
     /// Applies a build of these files. Its image goes to the folder of its name; `more` is laid over its spec, and null takes a
     /// field away.
     fn build(&self, name: &str, files: &[(&str, &str)], more: Value) {
-        let files: serde_json::Map<_, _> = files.iter().map(|(path, content)| ((*path).to_owned(), json!(content))).collect();
+        let files: serde_json::Map<_, _> =
+            files.iter().map(|(path, content)| ((*path).to_owned(), json!(content))).collect();
         self.build_from(name, &json!({ "files": files }), more);
     }
 
@@ -73,16 +74,18 @@ impl Scenario {
             "output": { "persistentVolumeClaim": { "claimName": CLAIM } },
         });
         let fields = spec.as_object_mut().unwrap();
-        let Value::Object(more) = more else { panic!("{more} is laid over a spec: it must be an object") };
+        let Value::Object(more) = more else {
+            panic!("{more} is laid over a spec: it must be an object")
+        };
         fields.extend(more);
         fields.retain(|_, value| !value.is_null());
-        let build =
-            json!({ "apiVersion": "ocibuild.dev/v1alpha1", "kind": "OciBuild", "metadata": { "name": name }, "spec": spec });
+        let build = json!({ "apiVersion": "ocibuild.dev/v1alpha1", "kind": "OciBuild", "metadata": { "name": name }, "spec": spec });
         self.apply(&build.to_string());
     }
 
     fn secret(&self, name: &str, values: &[(&str, &str)]) {
-        let values: serde_json::Map<_, _> = values.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+        let values: serde_json::Map<_, _> =
+            values.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
         let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": values });
         self.apply(&secret.to_string());
     }
@@ -100,21 +103,28 @@ impl Scenario {
 
     /// Writes a file into the claim.
     fn write(&self, path: &str, content: &[u8]) {
-        self.shell_with_input(self.look(), &format!("mkdir -p $(dirname /claim/{path}) && cat > /claim/{path}"), content);
+        self.shell_with_input(
+            self.look(),
+            &format!("mkdir -p $(dirname /claim/{path}) && cat > /claim/{path}"),
+            content,
+        );
     }
 
     /// All files of the claim, brought here at once.
     fn outputs(&self) -> Outputs {
         let tar = self.shell_to_file(self.look(), &["tar", "-cf", "-", "-C", "/claim", "."]);
         let folder = tempfile::tempdir().unwrap();
-        run("tar", &["-xpf", tar.to_str().unwrap(), "-C", folder.path().to_str().unwrap()], b"").ok();
+        run("tar", &["-xpf", tar.to_str().unwrap(), "-C", folder.path().to_str().unwrap()], b"")
+            .ok();
         Outputs { folder }
     }
 
     /// The annotation of a build's pod that becomes the daemon's configuration file.
     fn daemon_config(&self, build: &str) -> toml::Table {
         let pod = self.get(&format!("pod/{build}-g1-a1"));
-        let config = pod["metadata"]["annotations"]["ocibuild.dev/buildkitd.toml"].as_str().unwrap_or_default();
+        let config = pod["metadata"]["annotations"]["ocibuild.dev/buildkitd.toml"]
+            .as_str()
+            .unwrap_or_default();
         config.parse().unwrap_or_else(|error| panic!("{error}: {config}"))
     }
 }
@@ -130,7 +140,8 @@ impl Outputs {
     }
 
     fn text(&self, path: &str) -> String {
-        fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}; there are {:?}", self.names(".")))
+        fs::read_to_string(self.path(path))
+            .unwrap_or_else(|error| panic!("{path}: {error}; there are {:?}", self.names(".")))
     }
 
     fn json(&self, path: &str) -> Value {
@@ -139,7 +150,8 @@ impl Outputs {
 
     /// Names in a folder.
     fn names(&self, folder: &str) -> BTreeSet<String> {
-        let entries = fs::read_dir(self.path(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
+        let entries =
+            fs::read_dir(self.path(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
@@ -155,6 +167,7 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 
 /// What an independent tool reads from an image.
 fn skopeo_inspect(flag: &str, transport: &str, path: &Path) -> Value {
-    let answer = run("skopeo", &["inspect", flag, &format!("{transport}:{}", path.display())], b"").ok();
+    let answer =
+        run("skopeo", &["inspect", flag, &format!("{transport}:{}", path.display())], b"").ok();
     serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"))
 }

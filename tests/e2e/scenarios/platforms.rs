@@ -11,15 +11,24 @@ use super::{
 };
 use crate::cluster::{REGISTRY, raw_manifest_in_registry};
 
-const DOCKERFILE: &str = "FROM scratch\nARG TARGETARCH\nCOPY of-$TARGETARCH /file\nLABEL for=$TARGETARCH\n";
-const FILES: [(&str, &str); 4] =
-    [("Dockerfile", DOCKERFILE), ("of-arm64", "arm64\n"), ("of-amd64", "amd64\n"), ("of-arm", "arm\n")];
+const DOCKERFILE: &str =
+    "FROM scratch\nARG TARGETARCH\nCOPY of-$TARGETARCH /file\nLABEL for=$TARGETARCH\n";
+const FILES: [(&str, &str); 4] = [
+    ("Dockerfile", DOCKERFILE),
+    ("of-arm64", "arm64\n"),
+    ("of-amd64", "amd64\n"),
+    ("of-arm", "arm\n"),
+];
 
 fn architectures(index: &Value) -> BTreeSet<String> {
     let manifests = index["manifests"].as_array().unwrap_or_else(|| panic!("an index: {index}"));
     let platform = |manifest: &Value| {
         let platform = &manifest["platform"];
-        format!("{}/{}", platform["os"].as_str().unwrap(), platform["architecture"].as_str().unwrap())
+        format!(
+            "{}/{}",
+            platform["os"].as_str().unwrap(),
+            platform["architecture"].as_str().unwrap()
+        )
     };
     let all: Vec<_> = manifests.iter().map(platform).collect();
     let set: BTreeSet<_> = all.iter().cloned().collect();
@@ -32,7 +41,11 @@ fn architectures(index: &Value) -> BTreeSet<String> {
 fn an_image_for_arm64_says_so_in_its_configuration() {
     let scenario = Scenario::new("arm64");
     scenario.build("foreign", &FILES, json!({ "platforms": ["linux/arm64"] }));
-    scenario.build("variant", &FILES, json!({ "platforms": ["linux/arm/v7"], "unpackRootfs": true, "outputFormat": "oci" }));
+    scenario.build(
+        "variant",
+        &FILES,
+        json!({ "platforms": ["linux/arm/v7"], "unpackRootfs": true, "outputFormat": "oci" }),
+    );
     let foreign = scenario.succeeded("foreign");
     let variant = scenario.succeeded("variant");
     assert_eq!(foreign["image"]["platforms"], json!(["linux/arm64"]));
@@ -43,11 +56,17 @@ fn an_image_for_arm64_says_so_in_its_configuration() {
     assert_eq!(image.config()["architecture"], "arm64");
     assert_eq!(image.config()["os"], "linux");
     assert_eq!(image.file("file"), "arm64\n");
-    assert_eq!(outputs.text("foreign/digest"), image.manifest()["config"]["digest"].as_str().unwrap());
+    assert_eq!(
+        outputs.text("foreign/digest"),
+        image.manifest()["config"]["digest"].as_str().unwrap()
+    );
     let config = skopeo_inspect("--config", "docker-archive", &outputs.path("foreign/image.tar"));
     assert_eq!(config["architecture"], "arm64");
     let image = outputs.image("variant");
-    assert_eq!((&image.config()["architecture"], &image.config()["variant"]), (&json!("arm"), &json!("v7")));
+    assert_eq!(
+        (&image.config()["architecture"], &image.config()["variant"]),
+        (&json!("arm"), &json!("v7"))
+    );
     assert_eq!(outputs.text("variant/rootfs/file"), "arm\n");
 }
 
@@ -57,11 +76,16 @@ fn an_image_for_two_platforms_is_an_index_of_exactly_those() {
     let scenario = Scenario::new("index");
     let platforms = json!(["linux/arm64", "linux/amd64"]);
     let registry = format!("{REGISTRY}/{}", scenario.name);
-    scenario.build("index", &FILES, json!({ "platforms": platforms, "push": true, "registry": registry }));
+    scenario.build(
+        "index",
+        &FILES,
+        json!({ "platforms": platforms, "push": true, "registry": registry }),
+    );
     let status = scenario.succeeded("index");
     assert_eq!(status["tar"]["format"], "oci", "a docker tar cannot hold it: {status}");
     assert!(status["image"]["configDigest"].is_null(), "there is not one configuration: {status}");
-    let shown: BTreeSet<String> = serde_json::from_value(status["image"]["platforms"].clone()).unwrap();
+    let shown: BTreeSet<String> =
+        serde_json::from_value(status["image"]["platforms"].clone()).unwrap();
     assert_eq!(shown, serde_json::from_value(platforms).unwrap());
 
     let outputs = scenario.outputs();
@@ -81,5 +105,9 @@ fn an_image_for_two_platforms_is_an_index_of_exactly_those() {
     let raw = skopeo_inspect("--raw", "oci", &outputs.path("index/image"));
     assert_eq!(architectures(&raw), super::names(&["linux/amd64", "linux/arm64"]));
     let pushed = raw_manifest_in_registry(&format!("{}/index:latest", scenario.name));
-    assert_eq!(status["image"]["digest"], digest_of(pushed.as_bytes()), "a registry serves it by this digest");
+    assert_eq!(
+        status["image"]["digest"],
+        digest_of(pushed.as_bytes()),
+        "a registry serves it by this digest"
+    );
 }

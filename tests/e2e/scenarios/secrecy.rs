@@ -48,7 +48,10 @@ impl Planted {
     /// Searches a place, and makes sure that the search sees it.
     fn check(&self, place: &str, content: impl AsRef<[u8]>, control: &str) {
         let content = content.as_ref();
-        assert!(contains(content, control.as_bytes()), "{place}: the search is blind, it does not find {control:?}");
+        assert!(
+            contains(content, control.as_bytes()),
+            "{place}: the search is blind, it does not find {control:?}"
+        );
         for (what, form) in &self.forms {
             assert!(!contains(content, form), "{what} shows in {place}");
         }
@@ -64,9 +67,15 @@ fn every_form_of_a_planted_value_is_found() {
     let planted = Planted::new(&[("the value", b"planted-value")]);
     for before in ["", "a", "ab", "abc", "user:"] {
         let shown = STANDARD.encode(format!("{before}planted-value and more"));
-        assert!(planted.forms.iter().any(|(_, form)| contains(shown.as_bytes(), form)), "{before:?}: {shown}");
+        assert!(
+            planted.forms.iter().any(|(_, form)| contains(shown.as_bytes(), form)),
+            "{before:?}: {shown}"
+        );
     }
-    assert!(planted.forms.iter().all(|(_, form)| form.len() >= 12), "so short that it would be found by chance");
+    assert!(
+        planted.forms.iter().all(|(_, form)| form.len() >= 12),
+        "so short that it would be found by chance"
+    );
 }
 
 /// The processes of this machine whose control group is of the pod, by their `/proc` folders.
@@ -79,9 +88,13 @@ fn processes_of_pod(uid: &str) -> Vec<String> {
 }
 
 fn processes() -> Vec<String> {
-    let entries = fs::read_dir("/proc").expect("this test looks at the processes of the node: it must run on it");
+    let entries = fs::read_dir("/proc")
+        .expect("this test looks at the processes of the node: it must run on it");
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).map(|pid| format!("/proc/{pid}")).collect()
+    names
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        .map(|pid| format!("/proc/{pid}"))
+        .collect()
 }
 
 /// A process that is gone has neither.
@@ -90,7 +103,9 @@ fn arguments(process: &str) -> Vec<u8> {
 }
 
 fn arguments_and_environments(processes: &[String]) -> Vec<u8> {
-    let read = |process: &String| [arguments(process), fs::read(format!("{process}/environ")).unwrap_or_default()].concat();
+    let read = |process: &String| {
+        [arguments(process), fs::read(format!("{process}/environ")).unwrap_or_default()].concat()
+    };
     processes.iter().flat_map(read).collect()
 }
 
@@ -99,7 +114,8 @@ fn sleeping_step(scenario: &Scenario, build: &str, seconds: &str) -> Pid {
     let expected = format!("/bin/sleep\0{seconds}\0");
     let deadline = Instant::now() + Duration::from_mins(2);
     loop {
-        let sleeping = processes().into_iter().find(|process| arguments(process) == expected.as_bytes());
+        let sleeping =
+            processes().into_iter().find(|process| arguments(process) == expected.as_bytes());
         if let Some(process) = sleeping {
             return Pid::from_raw(process.trim_start_matches("/proc/").parse().unwrap()).unwrap();
         }
@@ -116,14 +132,27 @@ fn objects(scenario: &Scenario) -> String {
 }
 
 fn logs(scenario: &Scenario, build: &str) -> String {
-    scenario.kubectl(&["logs", "-l", &format!("ocibuild.dev/build={build}"), "--all-containers", "--prefix", "--tail=-1"]).ok()
+    scenario
+        .kubectl(&[
+            "logs",
+            "-l",
+            &format!("ocibuild.dev/build={build}"),
+            "--all-containers",
+            "--prefix",
+            "--tail=-1",
+        ])
+        .ok()
 }
 
 fn operator_logs() -> String {
     let selector = ["-l", "app.kubernetes.io/name=ocibuild,app.kubernetes.io/component=controller"];
-    let namespace =
-        kubectl(&[&["get", "pods", "-A", "-o", "jsonpath={.items[0].metadata.namespace}"], &selector[..]].concat()).ok();
-    kubectl(&[&["-n", &namespace, "logs", "--tail=-1", "--all-containers"], &selector[..]].concat()).ok()
+    let namespace = kubectl(
+        &[&["get", "pods", "-A", "-o", "jsonpath={.items[0].metadata.namespace}"], &selector[..]]
+            .concat(),
+    )
+    .ok();
+    kubectl(&[&["-n", &namespace, "logs", "--tail=-1", "--all-containers"], &selector[..]].concat())
+        .ok()
 }
 
 /// All files below a folder, images decompressed.
@@ -146,7 +175,8 @@ fn files(folder: &Path) -> Vec<u8> {
 }
 
 fn registry_secret(scenario: &Scenario, name: &str, host: &str, user: &str, password: &str) {
-    let auths = json!({ "auths": { host: { "auth": STANDARD.encode(format!("{user}:{password}")) } } });
+    let auths =
+        json!({ "auths": { host: { "auth": STANDARD.encode(format!("{user}:{password}")) } } });
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "type": "kubernetes.io/dockerconfigjson",
         "stringData": { ".dockerconfigjson": auths.to_string() },
@@ -157,7 +187,11 @@ fn registry_secret(scenario: &Scenario, name: &str, host: &str, user: &str, pass
 /// What is secret in a key: the rest is names and the public key (openssh, PROTOCOL.key).
 fn seed_of_ed25519(body: &str) -> Vec<u8> {
     let bytes = STANDARD.decode(body).unwrap();
-    assert_eq!(bytes[62..94], bytes[193..225], "the public key stands before the secret and after it");
+    assert_eq!(
+        bytes[62..94],
+        bytes[193..225],
+        "the public key stands before the secret and after it"
+    );
     bytes[161..193].to_vec()
 }
 
@@ -199,13 +233,21 @@ fn secrets_appear_neither_in_the_cluster_nor_on_the_node_nor_in_the_image() {
     scenario.claim("sources");
     scenario.pod_on_claim("writer", "sources");
     let seconds = format!("{}", 100_000 + std::process::id());
-    scenario.shell_with_input("writer", "mkdir -p /claim/private && cat > /claim/private/secret", file.as_bytes());
+    scenario.shell_with_input(
+        "writer",
+        "mkdir -p /claim/private && cat > /claim/private/secret",
+        file.as_bytes(),
+    );
     scenario.shell_with_input(
         "writer",
         "mkdir -p /claim/slow && cat > /claim/slow/Dockerfile",
         dockerfile(&format!("&& /bin/sleep {seconds}; true")).as_bytes(),
     );
-    scenario.shell_with_input("writer", "mkdir -p /claim/quick && cat > /claim/quick/Dockerfile", dockerfile("").as_bytes());
+    scenario.shell_with_input(
+        "writer",
+        "mkdir -p /claim/quick && cat > /claim/quick/Dockerfile",
+        dockerfile("").as_bytes(),
+    );
     let source = json!({ "persistentVolumeClaim": { "claimName": "sources" } });
     let build = |name: &str, context: &str, more: Value| {
         let mut spec = json!({
@@ -225,12 +267,20 @@ fn secrets_appear_neither_in_the_cluster_nor_on_the_node_nor_in_the_image() {
         scenario.build_from(name, &source, spec);
     };
     build("plain", "slow", json!({ "unpackRootfs": true }));
-    build("attested", "quick", json!({ "outputFormat": "oci", "attestations": { "provenance": "max" } }));
+    build(
+        "attested",
+        "quick",
+        json!({ "outputFormat": "oci", "attestations": { "provenance": "max" } }),
+    );
 
     let sleeping = sleeping_step(&scenario, "plain", &seconds);
     let uid = scenario.get("pod/plain-g1-a1")["metadata"]["uid"].as_str().unwrap().to_owned();
     let of_pod = processes_of_pod(&uid);
-    all.check("the arguments and environment of the pod's processes", arguments_and_environments(&of_pod), LABEL);
+    all.check(
+        "the arguments and environment of the pod's processes",
+        arguments_and_environments(&of_pod),
+        LABEL,
+    );
     let everywhere: Vec<u8> = processes().iter().flat_map(|process| arguments(process)).collect();
     ours.check("the arguments of all processes of the node", everywhere, LABEL);
     all.check("the objects while the step runs", objects(&scenario), LABEL);
@@ -244,16 +294,28 @@ fn secrets_appear_neither_in_the_cluster_nor_on_the_node_nor_in_the_image() {
         all.check("what a user looks at", scenario.story(name), digest);
         let pod = scenario.get(&format!("pod/{name}-g1-a1"));
         let containers = pod["status"]["containerStatuses"].as_array().unwrap();
-        let message = containers.iter().find_map(|container| container["state"]["terminated"]["message"].as_str());
+        let message = containers
+            .iter()
+            .find_map(|container| container["state"]["terminated"]["message"].as_str());
         all.check("the termination message", message.expect("the runner leaves one"), digest);
     }
     all.check("the objects", objects(&scenario), LABEL);
     all.check("the operator's logs", operator_logs(), &scenario.name);
 
     let outputs = scenario.outputs();
-    for (name, control) in [("plain", "metadata.json"), ("attested", "https://slsa.dev/provenance/")] {
-        let image = if name == "plain" { outputs.image(name) } else { Image::of_layout(&outputs.path("attested/image")) };
-        all.check("layers, configuration, history and attestations of the image", image.everything(), LABEL);
+    for (name, control) in
+        [("plain", "metadata.json"), ("attested", "https://slsa.dev/provenance/")]
+    {
+        let image = if name == "plain" {
+            outputs.image(name)
+        } else {
+            Image::of_layout(&outputs.path("attested/image"))
+        };
+        all.check(
+            "layers, configuration, history and attestations of the image",
+            image.everything(),
+            LABEL,
+        );
         all.check("the files of the output volume", files(&outputs.path(name)), control);
         all.check("result.json", outputs.text(&format!("{name}/result.json")), "succeeded");
         let copy = tempfile::tempdir().unwrap();
@@ -266,17 +328,27 @@ fn secrets_appear_neither_in_the_cluster_nor_on_the_node_nor_in_the_image() {
         assert_eq!(seen, digest_of(secret.as_bytes()), "the step did read the secret {name}");
     }
     let history = image.config()["history"].to_string();
-    assert!(history.contains("words of the step"), "the history is part of what was searched: {history}");
+    assert!(
+        history.contains("words of the step"),
+        "the history is part of what was searched: {history}"
+    );
 }
 
 /// Brings an image with all that belongs to it from the registry with a password.
 fn pull(image: &str, folder: &Path) {
-    let address =
-        std::env::var("OCIBUILD_DEV_REGISTRY_AUTH").expect("OCIBUILD_DEV_REGISTRY_AUTH is not set; see dev/cluster env");
+    let address = std::env::var("OCIBUILD_DEV_REGISTRY_AUTH")
+        .expect("OCIBUILD_DEV_REGISTRY_AUTH is not set; see dev/cluster env");
     let from = format!("docker://{address}/{image}");
     let to = format!("oci:{}:copy", folder.display());
     let credentials = format!("builder:{REGISTRY_PASSWORD}");
-    let flags =
-        ["copy", "--all", "--preserve-digests", "--insecure-policy", "--src-tls-verify=false", "--src-creds", &credentials];
+    let flags = [
+        "copy",
+        "--all",
+        "--preserve-digests",
+        "--insecure-policy",
+        "--src-tls-verify=false",
+        "--src-creds",
+        &credentials,
+    ];
     run("skopeo", &[&flags[..], &[&from, &to]].concat(), b"").ok();
 }

@@ -20,7 +20,8 @@ pub fn ed25519_key() -> SshKey {
     let path = file.to_str().unwrap();
     run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-C", "deploy-key", "-f", path], b"").ok();
     let listed = run("ssh-keygen", &["-l", "-f", path], b"").ok();
-    let fingerprint = listed.split_whitespace().find(|word| word.starts_with("SHA256:")).unwrap().to_owned();
+    let fingerprint =
+        listed.split_whitespace().find(|word| word.starts_with("SHA256:")).unwrap().to_owned();
     SshKey { private: fs::read_to_string(&file).unwrap(), fingerprint }
 }
 
@@ -48,9 +49,11 @@ RUN --mount=type=secret,id=nobody-has-it test ! -e /run/secrets/nobody-has-it &&
     );
     scenario.succeeded("secrets");
     let image = scenario.outputs().image("secrets");
-    for (file, secret) in
-        [("file-secret", several_lines), ("text-secret", "hello from the Secret"), ("variable", "hello from the Secret")]
-    {
+    for (file, secret) in [
+        ("file-secret", several_lines),
+        ("text-secret", "hello from the Secret"),
+        ("variable", "hello from the Secret"),
+    ] {
         let seen = format!("sha256:{}", image.file(file).split(' ').next().unwrap());
         assert_eq!(seen, digest_of(secret.as_bytes()), "{file}");
     }
@@ -63,7 +66,11 @@ fn steps_see_the_keys_of_their_agent_and_not_the_keys_themselves() {
     let keys = [ed25519_key(), ed25519_key(), ed25519_key()];
     scenario.secret("one", &[("id_ed25519", &keys[0].private)]);
     scenario.secret("others", &[("second", &keys[1].private), ("third", &keys[2].private)]);
-    scenario.shell_with_input(scenario.look(), "mkdir -p /claim/source/tools && tar -xf - -C /claim/source/tools", &ssh_add());
+    scenario.shell_with_input(
+        scenario.look(),
+        "mkdir -p /claim/source/tools && tar -xf - -C /claim/source/tools",
+        &ssh_add(),
+    );
     let dockerfile = "FROM busybox:1.37 AS steps
 COPY tools /
 RUN --mount=type=ssh ssh-add -l > /default
@@ -89,7 +96,8 @@ COPY --from=steps /default /deploy /
     let image = scenario.outputs().image("ssh");
     for (agent, expected) in [("default", &keys[..1]), ("deploy", &keys[1..])] {
         let listed = image.file(agent);
-        let mut seen: Vec<_> = listed.split_whitespace().filter(|word| word.starts_with("SHA256:")).collect();
+        let mut seen: Vec<_> =
+            listed.split_whitespace().filter(|word| word.starts_with("SHA256:")).collect();
         let mut expected: Vec<_> = expected.iter().map(|key| key.fingerprint.as_str()).collect();
         seen.sort_unstable();
         expected.sort_unstable();

@@ -66,19 +66,33 @@ fn only_label(target: &str) -> BTreeMap<String, String> {
 #[test]
 fn each_target_has_an_image_a_digest_and_a_root_file_system_of_its_own() {
     let scenario = Scenario::new("targets");
-    let files = [("Dockerfile", LABELLED), ("additional", "of the additional\n"), ("final", "of the final\n")];
+    let files = [
+        ("Dockerfile", LABELLED),
+        ("additional", "of the additional\n"),
+        ("final", "of the final\n"),
+    ];
     let additional = json!({ "additionalTargets": ["additional-target"] });
     let with = |more: Value| {
         let mut spec = additional.clone();
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         spec
     };
-    scenario.build("several", &files, json!({ "additionalTargets": ["additional-target", "final-target"] }));
+    scenario.build(
+        "several",
+        &files,
+        json!({ "additionalTargets": ["additional-target", "final-target"] }),
+    );
     scenario.build("explicit", &files, with(json!({ "target": "final-target" })));
-    scenario.build("unpacked", &files, with(json!({ "target": "final-target", "unpackRootfs": true })));
+    scenario.build(
+        "unpacked",
+        &files,
+        with(json!({ "target": "final-target", "unpackRootfs": true })),
+    );
     scenario.build("oci", &files, with(json!({ "target": "final-target", "outputFormat": "oci" })));
-    let statuses: BTreeMap<_, _> =
-        ["several", "explicit", "unpacked", "oci"].map(|name| (name, scenario.succeeded(name))).into_iter().collect();
+    let statuses: BTreeMap<_, _> = ["several", "explicit", "unpacked", "oci"]
+        .map(|name| (name, scenario.succeeded(name)))
+        .into_iter()
+        .collect();
     let outputs = scenario.outputs();
 
     assert_eq!(target_of(&outputs, "several"), only_label("last"));
@@ -88,13 +102,21 @@ fn each_target_has_an_image_a_digest_and_a_root_file_system_of_its_own() {
     }
     for name in ["explicit", "unpacked", "oci"] {
         assert_eq!(target_of(&outputs, name), only_label("final-target"), "{name}");
-        assert_eq!(target_of(&outputs, &format!("{name}/targets/additional-target")), only_label("additional-target"), "{name}");
+        assert_eq!(
+            target_of(&outputs, &format!("{name}/targets/additional-target")),
+            only_label("additional-target"),
+            "{name}"
+        );
     }
 
     for name in ["explicit", "unpacked"] {
         for folder in [name.to_owned(), format!("{name}/targets/additional-target")] {
             let config = outputs.image(&folder).manifest()["config"]["digest"].clone();
-            assert_eq!(outputs.text(&format!("{folder}/digest")), config.as_str().unwrap(), "{folder}");
+            assert_eq!(
+                outputs.text(&format!("{folder}/digest")),
+                config.as_str().unwrap(),
+                "{folder}"
+            );
         }
         let status = &statuses[name]["additionalImages"];
         assert_eq!(status.as_array().unwrap().len(), 1, "{status}");
@@ -110,10 +132,14 @@ fn each_target_has_an_image_a_digest_and_a_root_file_system_of_its_own() {
     let files_of_a_target = names(&["digest", "image.tar", "metadata.json", "rootfs"]);
     assert_eq!(outputs.names("unpacked/targets/additional-target"), files_of_a_target);
     assert_eq!(outputs.text("unpacked/rootfs/file"), "of the final\n");
-    assert_eq!(outputs.text("unpacked/targets/additional-target/rootfs/file"), "of the additional\n");
-    for (folder, stage, user) in
-        [("unpacked", "STAGE=final", "7"), ("unpacked/targets/additional-target", "STAGE=additional", "")]
-    {
+    assert_eq!(
+        outputs.text("unpacked/targets/additional-target/rootfs/file"),
+        "of the additional\n"
+    );
+    for (folder, stage, user) in [
+        ("unpacked", "STAGE=final", "7"),
+        ("unpacked/targets/additional-target", "STAGE=additional", ""),
+    ] {
         let metadata = outputs.json(&format!("{folder}/metadata.json"));
         assert!(metadata["env"].as_array().unwrap().contains(&json!(stage)), "{metadata}");
         assert_eq!(metadata["user"], user, "{metadata}");
@@ -121,7 +147,10 @@ fn each_target_has_an_image_a_digest_and_a_root_file_system_of_its_own() {
 
     let layout = super::Image::of_layout(&outputs.path("oci/targets/additional-target/image"));
     assert_eq!(layout.labels(), only_label("additional-target"));
-    assert_eq!(outputs.text("oci/targets/additional-target/digest"), layout.descriptor()["digest"].as_str().unwrap());
+    assert_eq!(
+        outputs.text("oci/targets/additional-target/digest"),
+        layout.descriptor()["digest"].as_str().unwrap()
+    );
 }
 
 /// Not tested by the peer: additional targets with platform, ssh and hosts. There they get none.
@@ -132,7 +161,9 @@ fn additional_targets_get_platform_keys_hosts_and_secrets_too() {
     scenario.secret("token", &[("token", "of-all-targets")]);
     let asking = "RUN --mount=type=ssh --mount=type=secret,id=token test -S \"$SSH_AUTH_SOCK\" && grep '10.0.0.7' /etc/hosts \
                   && test \"$(cat /run/secrets/token)\" = of-all-targets && echo \"$greeting\" > /greeting\n";
-    let dockerfile = format!("FROM busybox:1.37 AS additional\nARG greeting\n{asking}FROM busybox:1.37\nARG greeting\n{asking}");
+    let dockerfile = format!(
+        "FROM busybox:1.37 AS additional\nARG greeting\n{asking}FROM busybox:1.37\nARG greeting\n{asking}"
+    );
     scenario.build(
         "asking",
         &[("Dockerfile", &dockerfile)],
@@ -144,8 +175,13 @@ fn additional_targets_get_platform_keys_hosts_and_secrets_too() {
             "addHosts": { "git.internal": "10.0.0.7" },
         }),
     );
-    let foreign = json!({ "additionalTargets": ["additional-target"], "platforms": ["linux/arm64"] });
-    scenario.build("foreign", &[("Dockerfile", LABELLED), ("additional", "a"), ("final", "f")], foreign);
+    let foreign =
+        json!({ "additionalTargets": ["additional-target"], "platforms": ["linux/arm64"] });
+    scenario.build(
+        "foreign",
+        &[("Dockerfile", LABELLED), ("additional", "a"), ("final", "f")],
+        foreign,
+    );
     scenario.succeeded("asking");
     scenario.succeeded("foreign");
     let outputs = scenario.outputs();
@@ -178,5 +214,9 @@ fn without_an_output_nothing_is_left_but_additional_targets_are_built() {
     let manifest = crate::cluster::manifest_in_registry(&format!("{}/good:latest", scenario.name));
     assert_eq!(manifest["config"]["digest"], status["image"]["configDigest"]);
     scenario.failed("bad", "StepFailed");
-    assert_eq!(scenario.in_claim("ls -A | grep -v lost+found || true"), "", "nothing is on the claim that neither names");
+    assert_eq!(
+        scenario.in_claim("ls -A | grep -v lost+found || true"),
+        "",
+        "nothing is on the claim that neither names"
+    );
 }

@@ -24,7 +24,11 @@ RUN --mount=type=bind,target=/context cd /context/tree && find . -type f | wc -l
     for folder in 0..100 {
         fs::create_dir_all(task.path(&format!("tree/{folder}"))).unwrap();
         for file in 0..200 {
-            fs::write(task.path(&format!("tree/{folder}/file-{file}")), format!("{folder} and {file}\n")).unwrap();
+            fs::write(
+                task.path(&format!("tree/{folder}/file-{file}")),
+                format!("{folder} and {file}\n"),
+            )
+            .unwrap();
         }
     }
     let mut large = File::create(task.path("large")).unwrap();
@@ -50,8 +54,14 @@ fn a_context_of_no_files_builds_and_one_without_a_dockerfile_is_refused_at_once(
     task.succeeds(&[("CONTEXT", "source"), ("DOCKERFILE", "ci/Dockerfile")]);
     assert_eq!(Image::of_tar(&task.path("image/image.tar")).file("count"), "0\n");
     for (parameters, words) in [
-        (vec![("CONTEXT", "source")], "there is no Dockerfile: \"source/Dockerfile\" is not a file"),
-        (vec![("CONTEXT", "source"), ("DOCKERFILE", "other")], "neither \"other\" nor \"source/other\" is a file"),
+        (
+            vec![("CONTEXT", "source")],
+            "there is no Dockerfile: \"source/Dockerfile\" is not a file",
+        ),
+        (
+            vec![("CONTEXT", "source"), ("DOCKERFILE", "other")],
+            "neither \"other\" nor \"source/other\" is a file",
+        ),
         (vec![("CONTEXT", "nowhere"), ("DOCKERFILE", "ci/Dockerfile")], "nowhere"),
     ] {
         let log = task.fails(&parameters);
@@ -73,7 +83,9 @@ RUN cd /context && stat -c '%a %Y %n' run.sh private folder > /modes && stat -c 
     for name in ["a b", "new\nline", "tab\there", "-dash", "run.sh", "private", "folder/file"] {
         task.write(&format!("source/{name}"), format!("{}\n", name.len()).as_bytes());
     }
-    let mode = |path: &str, mode| fs::set_permissions(task.path(path), fs::Permissions::from_mode(mode)).unwrap();
+    let mode = |path: &str, mode| {
+        fs::set_permissions(task.path(path), fs::Permissions::from_mode(mode)).unwrap()
+    };
     mode("source/run.sh", 0o755);
     mode("source/private", 0o600);
     mode("source/folder", 0o750);
@@ -81,7 +93,12 @@ RUN cd /context && stat -c '%a %Y %n' run.sh private folder > /modes && stat -c 
     for path in ["source/run.sh", "source/private", "source/folder"] {
         File::open(task.path(path)).unwrap().set_modified(time).unwrap();
     }
-    for (link, target) in [("dangling", "nowhere"), ("absolute", "/etc/passwd"), ("loop", "loop"), ("folder-link", "folder")] {
+    for (link, target) in [
+        ("dangling", "nowhere"),
+        ("absolute", "/etc/passwd"),
+        ("loop", "loop"),
+        ("folder-link", "folder"),
+    ] {
         symlink(target, task.path(&format!("source/{link}"))).unwrap();
     }
     let mut sparse = File::create(task.path("source/sparse")).unwrap();
@@ -91,14 +108,21 @@ RUN cd /context && stat -c '%a %Y %n' run.sh private folder > /modes && stat -c 
     let image = Image::of_tar(&task.path("image/image.tar"));
     assert_eq!(image.file("read"), "3\n8\n8\n5\n");
     assert_eq!(image.file("links"), "nowhere\n/etc/passwd\nloop\nfolder\n");
-    assert_eq!(image.file("modes"), "755 1000000000 run.sh\n600 1000000000 private\n750 1000000000 folder\n");
+    assert_eq!(
+        image.file("modes"),
+        "755 1000000000 run.sh\n600 1000000000 private\n750 1000000000 folder\n"
+    );
     assert_eq!(image.file("size"), format!("{}\n", 200 << 20));
-    let sum = crate::cluster::run("sha256sum", &[task.path("source/sparse").to_str().unwrap()], b"").ok();
+    let sum =
+        crate::cluster::run("sha256sum", &[task.path("source/sparse").to_str().unwrap()], b"").ok();
     assert_eq!(image.file("sum").split(' ').next(), sum.split(' ').next());
 
     // A name that is no UTF-8 arrives too, and is no hindrance where the build does not use it.
     fs::write(task.path("source").join(OsStr::from_bytes(b"latin-\xe4")), "umlaut\n").unwrap();
-    task.write("Dockerfile", b"FROM busybox:1.37\nCOPY . /context\nRUN cat /context/latin-* > /latin\n");
+    task.write(
+        "Dockerfile",
+        b"FROM busybox:1.37\nCOPY . /context\nRUN cat /context/latin-* > /latin\n",
+    );
     task.succeeds(&[("CONTEXT", "source"), ("DOCKERFILE", "Dockerfile")]);
     assert_eq!(Image::of_tar(&task.path("image/image.tar")).file("latin"), "umlaut\n");
     task.write("source/.dockerignore", b"latin-*\n");

@@ -24,13 +24,21 @@ fn phases(namespace: &Namespace) -> String {
 
 pub fn nothing_is_in_the_cluster(namespace: &Namespace) {
     namespace.kubectl(&["wait", "--for=delete", "pods", "--all", "--timeout=60s"]).ok();
-    assert_eq!(namespace.kubectl(&["get", "ocib,pods,secrets", "-o", "name"]).ok(), "", "nothing stays in the cluster");
+    assert_eq!(
+        namespace.kubectl(&["get", "ocib,pods,secrets", "-o", "name"]).ok(),
+        "",
+        "nothing stays in the cluster"
+    );
 }
 
 #[test]
 fn a_failed_build_exits_1_with_its_reason_and_leaves_nothing_behind() {
     let namespace = Namespace::new("task-fails");
-    let task = Task::new(&namespace, &[("Dockerfile", "FROM busybox:1.37\nRUN echo last words; exit 3\n")], &["image"]);
+    let task = Task::new(
+        &namespace,
+        &[("Dockerfile", "FROM busybox:1.37\nRUN echo last words; exit 3\n")],
+        &["image"],
+    );
     let log = task.fails(&[]);
     let wanted = [
         "failed  StepFailed",
@@ -43,14 +51,20 @@ fn a_failed_build_exits_1_with_its_reason_and_leaves_nothing_behind() {
         assert_eq!(log.matches(words).count(), 1, "{words}: {log}");
     }
     assert_eq!(task.names("image"), NOTHING);
-    let kept = namespace.kubectl(&["get", "ocib", "-o", "jsonpath={.items[*].status.failure.reason}"]).ok();
+    let kept = namespace
+        .kubectl(&["get", "ocib", "-o", "jsonpath={.items[*].status.failure.reason}"])
+        .ok();
     assert_eq!(kept, "StepFailed", "it is kept for a while, to be looked at");
 }
 
 #[test]
 fn parameters_that_cannot_be_meant_are_named_before_anything_is_made() {
     let namespace = Namespace::new("task-refuses");
-    let task = Task::new(&namespace, &[("Dockerfile", "FROM busybox:1.37\n"), ("labels", "no equals sign\n")], &["image"]);
+    let task = Task::new(
+        &namespace,
+        &[("Dockerfile", "FROM busybox:1.37\n"), ("labels", "no equals sign\n")],
+        &["image"],
+    );
     for (parameter, words) in [
         (("PUSH", "yes"), "PUSH: \"yes\" is neither true nor false"),
         (("PUSH", "true"), "PUSH is true, so REGISTRY is needed"),
@@ -59,7 +73,10 @@ fn parameters_that_cannot_be_meant_are_named_before_anything_is_made() {
         (("ADDITIONAL_TARGETS", "[\"a\",\"b\"]"), "Concourse makes the text"),
         (("BUILDKIT_SECRETS", "a=b"), "BUILDKIT_SECRET_<id>"),
         (("BUILDKIT_SSH", "default"), "names no key"),
-        (("BUILDKIT_SECRET_x", "missing/file"), "missing/file, which the parameters name, cannot be read"),
+        (
+            ("BUILDKIT_SECRET_x", "missing/file"),
+            "missing/file, which the parameters name, cannot be read",
+        ),
         (("BUILDKIT_EXTRA_CONFIG", "[a"), "buildkitConfig"),
         (("LABELS_FILE", "labels"), "labels"),
         (("IMAGE_NAME", "My-App"), "imageName: lower-case letters"),
@@ -86,7 +103,11 @@ fn a_task_that_is_aborted_at_any_moment_takes_its_build_with_it() {
         let moment = Duration::from_millis(random.u64(number * 550..(number + 1) * 550));
         let task = Task::new(&namespace, &[("Dockerfile", dockerfile)], &["image"]);
         task.write_noise("noise", 24);
-        let running = task.start(&[("BUILDKIT_SECRETTEXT_x", "y"), ("OUTPUT_OCI", "true"), ("UNPACK_ROOTFS", "true")]);
+        let running = task.start(&[
+            ("BUILDKIT_SECRETTEXT_x", "y"),
+            ("OUTPUT_OCI", "true"),
+            ("UNPACK_ROOTFS", "true"),
+        ]);
         let begin = Instant::now();
         while begin.elapsed() < moment {
             std::thread::sleep(Duration::from_millis(5));
@@ -94,16 +115,32 @@ fn a_task_that_is_aborted_at_any_moment_takes_its_build_with_it() {
         running.signal("-TERM");
         let asked = Instant::now();
         let ended = running.end();
-        assert!(asked.elapsed() < Duration::from_secs(10), "after {moment:?}: Concourse kills it after 10 s: {}", ended.log);
+        assert!(
+            asked.elapsed() < Duration::from_secs(10),
+            "after {moment:?}: Concourse kills it after 10 s: {}",
+            ended.log
+        );
         match ended.code {
-            Some(0) => assert_eq!(task.names("image"), ["digest", "image", "image.tar", "metadata.json", "rootfs"]),
+            Some(0) => assert_eq!(
+                task.names("image"),
+                ["digest", "image", "image.tar", "metadata.json", "rootfs"]
+            ),
             code => {
-                assert!(matches!(code, Some(143) | None), "after {moment:?}: {code:?}: {}", ended.log);
+                assert!(
+                    matches!(code, Some(143) | None),
+                    "after {moment:?}: {code:?}: {}",
+                    ended.log
+                );
                 assert_eq!(task.names("image"), NOTHING, "after {moment:?}: {}", ended.log);
                 stopped += 1;
             }
         }
-        assert_eq!(namespace.kubectl(&["get", "ocib", "-o", "name"]).ok(), "", "after {moment:?}: {}", ended.log);
+        assert_eq!(
+            namespace.kubectl(&["get", "ocib", "-o", "name"]).ok(),
+            "",
+            "after {moment:?}: {}",
+            ended.log
+        );
     }
     assert!(stopped > 4, "most of them were stopped on their way: {stopped}");
     nothing_is_in_the_cluster(&namespace);
@@ -113,8 +150,13 @@ fn a_task_that_is_aborted_at_any_moment_takes_its_build_with_it() {
 #[test]
 fn a_task_that_is_killed_is_missed_and_its_build_ends() {
     let namespace = Namespace::new("task-killed");
-    let task = Task::new(&namespace, &[("Dockerfile", "FROM busybox:1.37\nRUN echo it runs; sleep 3600\n")], &["image"]);
-    let mut running = task.start(&[("OCIBUILD_LEASE", "10s"), ("OCIBUILD_TTL_AFTER_FINISHED", "1s")]);
+    let task = Task::new(
+        &namespace,
+        &[("Dockerfile", "FROM busybox:1.37\nRUN echo it runs; sleep 3600\n")],
+        &["image"],
+    );
+    let mut running =
+        task.start(&[("OCIBUILD_LEASE", "10s"), ("OCIBUILD_TTL_AFTER_FINISHED", "1s")]);
     running.until("it runs");
     // A lease that is kept lasts longer than itself.
     let begin = Instant::now();
@@ -139,14 +181,25 @@ metadata: { name: held }
 spec: { source: { upload: {} }, context: ., imageName: held, output: { download: {} }, suspend: true, lease: 10s }
 ",
     );
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Suspended", "ocib/held", "--timeout=30s"]).ok();
+    namespace
+        .kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.phase}=Suspended",
+            "ocib/held",
+            "--timeout=30s",
+        ])
+        .ok();
     namespace.kubectl(&["wait", "--for=delete", "ocib/held", "--timeout=60s"]).ok();
 }
 
 #[test]
 fn a_build_that_somebody_deletes_ends_its_task() {
     let namespace = Namespace::new("task-deleted");
-    let task = Task::new(&namespace, &[("Dockerfile", "FROM busybox:1.37\nRUN echo it runs; sleep 3600\n")], &["image"]);
+    let task = Task::new(
+        &namespace,
+        &[("Dockerfile", "FROM busybox:1.37\nRUN echo it runs; sleep 3600\n")],
+        &["image"],
+    );
     let mut running = task.start(&[]);
     running.until("it runs");
     namespace.kubectl(&["delete", "ocib", "--all"]).ok();
@@ -159,21 +212,37 @@ fn a_build_that_somebody_deletes_ends_its_task() {
 #[test]
 fn a_token_that_is_no_longer_good_ends_the_task_with_words() {
     let namespace = Namespace::new("task-token");
-    let task = Task::new(&namespace, &[("Dockerfile", "FROM busybox:1.37\nRUN echo it runs; sleep 3600\n")], &["image"]);
+    let task = Task::new(
+        &namespace,
+        &[("Dockerfile", "FROM busybox:1.37\nRUN echo it runs; sleep 3600\n")],
+        &["image"],
+    );
     let account = service_account(&namespace);
-    let mut parameters: Vec<_> = account.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut parameters: Vec<_> =
+        account.iter().map(|(name, value)| (*name, value.as_str())).collect();
     parameters.push(("KUBECONFIG", ""));
     let mut running = task.start(&parameters);
     running.until("it runs");
     namespace.kubectl(&["delete", "serviceaccount", "pipeline"]).ok();
     let ended = running.end();
     assert_eq!(ended.code, Some(1));
-    for words in ["does not let this task in any more: Unauthorized", "cancelled when its lease is over", "could not be deleted"]
-    {
+    for words in [
+        "does not let this task in any more: Unauthorized",
+        "cancelled when its lease is over",
+        "could not be deleted",
+    ] {
         assert!(ended.log.contains(words), "{words}: {}", ended.log);
     }
     assert_eq!(task.names("image"), NOTHING);
-    namespace.kubectl(&["wait", "--for=jsonpath={.status.phase}=Failed", "ocib", "--all", "--timeout=120s"]).ok();
+    namespace
+        .kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.phase}=Failed",
+            "ocib",
+            "--all",
+            "--timeout=120s",
+        ])
+        .ok();
 }
 
 #[test]
@@ -184,10 +253,20 @@ fn connections_that_are_cut_again_and_again_only_cost_time() {
     let task = task.through(proxy.kubeconfig.clone());
     task.write_noise("noise", 40);
     let log = task.succeeds(&[]);
-    assert!(proxy.cuts() >= 4 && proxy.passed() > 80 << 20, "{} cuts, {} bytes: {log}", proxy.cuts(), proxy.passed());
+    assert!(
+        proxy.cuts() >= 4 && proxy.passed() > 80 << 20,
+        "{} cuts, {} bytes: {log}",
+        proxy.cuts(),
+        proxy.passed()
+    );
     let layers = Image::of_tar(&task.path("image/image.tar")).layers();
     assert!(layers[0][0].content == fs::read(task.path("noise")).unwrap(), "it is whole");
-    run("skopeo", &["inspect", &format!("docker-archive:{}", task.path("image/image.tar").display())], b"").ok();
+    run(
+        "skopeo",
+        &["inspect", &format!("docker-archive:{}", task.path("image/image.tar").display())],
+        b"",
+    )
+    .ok();
 }
 
 /// A file system of a few megabytes, taken away in the end.
@@ -196,7 +275,12 @@ struct Small(PathBuf);
 impl Small {
     fn mount(path: &Path, size: &str) -> Self {
         fs::create_dir_all(path).unwrap();
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", path.to_str().unwrap()], b"").ok();
+        run(
+            "mount",
+            &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", path.to_str().unwrap()],
+            b"",
+        )
+        .ok();
         Self(path.to_owned())
     }
 }
@@ -215,7 +299,11 @@ fn a_full_disk_here_or_there_is_named_and_half_an_image_is_not_left() {
     {
         let _output = Small::mount(&task.path("image"), "4m");
         let log = task.fails(&[]);
-        assert!(log.contains("No space left on device") && log.contains("the disk of this Concourse worker is full"), "{log}");
+        assert!(
+            log.contains("No space left on device")
+                && log.contains("the disk of this Concourse worker is full"),
+            "{log}"
+        );
         assert_eq!(task.names("image"), NOTHING);
     }
     {
@@ -240,8 +328,9 @@ fn a_full_disk_here_or_there_is_named_and_half_an_image_is_not_left() {
 fn a_process_that_a_step_left_behind_cannot_take_the_files_away() {
     let namespace = Namespace::new("task-left-behind");
     let asks = r#"printf "POST /fetched HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n" | nc -w 1 127.0.0.1 24681"#;
-    let dockerfile =
-        format!("FROM busybox:1.37\nCOPY noise /\nRUN (setsid sh -c 'while :; do {asks}; done' >/dev/null 2>&1 &)\n");
+    let dockerfile = format!(
+        "FROM busybox:1.37\nCOPY noise /\nRUN (setsid sh -c 'while :; do {asks}; done' >/dev/null 2>&1 &)\n"
+    );
     let task = Task::new(&namespace, &[("Dockerfile", &dockerfile)], &["image"]);
     task.write_noise("noise", 40);
     task.succeeds(&[]);
@@ -252,8 +341,16 @@ fn a_process_that_a_step_left_behind_cannot_take_the_files_away() {
 fn an_api_server_that_is_not_there_is_named() {
     let namespace = Namespace::new("task-nowhere");
     let task = Task::new(&namespace, &[("Dockerfile", "FROM scratch\n")], &[]);
-    let running: Running = task.start(&[("KUBECONFIG", ""), ("KUBE_SERVER", "https://127.0.0.1:1"), ("KUBE_TOKEN", "x")]);
+    let running: Running = task.start(&[
+        ("KUBECONFIG", ""),
+        ("KUBE_SERVER", "https://127.0.0.1:1"),
+        ("KUBE_TOKEN", "x"),
+    ]);
     let ended = running.end();
     assert_eq!(ended.code, Some(1));
-    assert!(ended.log.contains("could not be made") && ended.log.contains("refused"), "{}", ended.log);
+    assert!(
+        ended.log.contains("could not be made") && ended.log.contains("refused"),
+        "{}",
+        ended.log
+    );
 }

@@ -105,8 +105,10 @@ impl<'a> Task<'a> {
 }
 
 pub fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let entries =
+        fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -126,9 +128,15 @@ pub struct Ended {
 
 impl Running {
     pub fn of(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
-        let streams: [Box<dyn Read + Send>; 2] = [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        let streams: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
         let readers = streams.into_iter().map(|mut stream| {
             let log = log.clone();
             std::thread::spawn(move || {
@@ -156,7 +164,11 @@ impl Running {
         let deadline = Instant::now() + PATIENCE;
         while !is_met(self) {
             assert!(Instant::now() < deadline, "{what} did not come: {}", self.log());
-            assert!(self.child.try_wait().unwrap().is_none(), "it ended before {what}: {}", self.log());
+            assert!(
+                self.child.try_wait().unwrap().is_none(),
+                "it ended before {what}: {}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -15,7 +15,15 @@ use crate::cluster::Namespace;
 fn service_account(namespace: &Namespace) -> [(&'static str, String); 3] {
     let account = format!("{}:pipeline", namespace.name);
     namespace.kubectl(&["create", "serviceaccount", "pipeline"]).ok();
-    let binding = ["create", "rolebinding", "pipeline", "--clusterrole", "ocibuild-pipeline", "--serviceaccount", &account];
+    let binding = [
+        "create",
+        "rolebinding",
+        "pipeline",
+        "--clusterrole",
+        "ocibuild-pipeline",
+        "--serviceaccount",
+        &account,
+    ];
     namespace.kubectl(&binding).ok();
     let cluster = |field: &str| {
         let path = format!("jsonpath={{.clusters[0].cluster.{field}}}");
@@ -23,5 +31,9 @@ fn service_account(namespace: &Namespace) -> [(&'static str, String); 3] {
     };
     let authority = STANDARD.decode(cluster("certificate-authority-data")).unwrap();
     let token = namespace.kubectl(&["create", "token", "pipeline"]).ok();
-    [("KUBE_SERVER", cluster("server")), ("KUBE_TOKEN", token), ("KUBE_CA", String::from_utf8(authority).unwrap())]
+    [
+        ("KUBE_SERVER", cluster("server")),
+        ("KUBE_TOKEN", token),
+        ("KUBE_CA", String::from_utf8(authority).unwrap()),
+    ]
 }

@@ -69,7 +69,8 @@ impl Drop for Folder {
 
 /// Both ends of a terminal of 500 by 500.
 fn terminal() -> (File, OwnedFd) {
-    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    let controller =
+        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&controller).unwrap();
     unlockpt(&controller).unwrap();
     let size = Winsize { ws_row: 500, ws_col: 500, ws_xpixel: 0, ws_ypixel: 0 };
@@ -85,7 +86,16 @@ fn build(folder: &Path, parameters: &[(String, String)]) -> (bool, String) {
     let name = format!("task-{}", folder.file_name().unwrap().to_str().unwrap());
     let mount = format!("type=bind,src={0},dst={0},options=rbind:rw", folder.display());
     let mut command = Command::new("ctr");
-    command.args(["run", "--rm", "--tty", "--net-host", "--mount", &mount, "--cwd", folder.to_str().unwrap()]);
+    command.args([
+        "run",
+        "--rm",
+        "--tty",
+        "--net-host",
+        "--mount",
+        &mount,
+        "--cwd",
+        folder.to_str().unwrap(),
+    ]);
     for capability in CAPABILITIES {
         command.args(["--cap-drop", capability]);
     }
@@ -94,7 +104,13 @@ fn build(folder: &Path, parameters: &[(String, String)]) -> (bool, String) {
         command.args(["--env", &format!("{name}={value}")]);
     }
     let stdio = || Stdio::from(terminal.try_clone().unwrap());
-    let mut child = command.args([IMAGE, &name, "build"]).stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
+    let mut child = command
+        .args([IMAGE, &name, "build"])
+        .stdin(stdio())
+        .stdout(stdio())
+        .stderr(stdio())
+        .spawn()
+        .unwrap();
     drop((command, terminal));
     let reader = std::thread::spawn(move || {
         let mut shown = Vec::new();
@@ -121,17 +137,34 @@ const FILES: [(&str, &str); 4] = [
 
 /// The task of a job of examples/concourse/pipeline.yml, as Concourse reads it.
 fn example(job: &str) -> Value {
-    let pipeline: Value = serde_saphyr::from_str(include_str!("../../../examples/concourse/pipeline.yml")).unwrap();
-    let job = pipeline["jobs"].as_array().unwrap().iter().find(|known| known["name"] == job).unwrap().clone();
-    let task = job["plan"].as_array().unwrap().iter().find(|step| step["task"] == "build").unwrap()["config"].clone();
-    assert_eq!((&task["platform"], &task["run"]["path"]), (&json!("linux"), &json!("build")), "{task}");
+    let pipeline: Value =
+        serde_saphyr::from_str(include_str!("../../../examples/concourse/pipeline.yml")).unwrap();
+    let job = pipeline["jobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|known| known["name"] == job)
+        .unwrap()
+        .clone();
+    let task = job["plan"].as_array().unwrap().iter().find(|step| step["task"] == "build").unwrap()
+        ["config"]
+        .clone();
+    assert_eq!(
+        (&task["platform"], &task["run"]["path"]),
+        (&json!("linux"), &json!("build")),
+        "{task}"
+    );
     task
 }
 
 /// Its parameters, with what the pipeline keeps in its credential manager, and with what is this test's own.
 fn parameters(task: &Value, namespace: &Namespace, own: &[(&str, &str)]) -> Vec<(String, String)> {
-    let mut parameters: BTreeMap<String, String> = serde_json::from_value(task["params"].clone()).unwrap();
-    assert_eq!(parameters.insert("KUBECONFIG".to_owned(), kubeconfig(namespace)).unwrap(), "((ocibuild.kubeconfig))");
+    let mut parameters: BTreeMap<String, String> =
+        serde_json::from_value(task["params"].clone()).unwrap();
+    assert_eq!(
+        parameters.insert("KUBECONFIG".to_owned(), kubeconfig(namespace)).unwrap(),
+        "((ocibuild.kubeconfig))"
+    );
     parameters.extend(own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     parameters.into_iter().collect()
 }
@@ -139,7 +172,8 @@ fn parameters(task: &Value, namespace: &Namespace, own: &[(&str, &str)]) -> Vec<
 /// A kubeconfig as a pipeline has one: a token of the least rights, and the namespace to build in.
 fn kubeconfig(namespace: &Namespace) -> String {
     let [(_, server), (_, token), (_, authority)] = service_account(namespace);
-    let cluster = json!({ "server": server, "certificate-authority-data": STANDARD.encode(authority) });
+    let cluster =
+        json!({ "server": server, "certificate-authority-data": STANDARD.encode(authority) });
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "pipeline",
         "clusters": [{ "name": "pipeline", "cluster": cluster }],
@@ -153,14 +187,25 @@ fn kubeconfig(namespace: &Namespace) -> String {
 fn the_specifications_pipeline_runs_in_our_own_image_without_any_privilege() {
     let namespace = Namespace::new("task");
     let task = example("build-and-put");
-    assert_eq!((&task["inputs"], &task["outputs"]), (&json!([{ "name": "source-code" }]), &json!([{ "name": "image" }])));
+    assert_eq!(
+        (&task["inputs"], &task["outputs"]),
+        (&json!([{ "name": "source-code" }]), &json!([{ "name": "image" }]))
+    );
     let folder = Folder::new(&FILES, &["image"]);
-    let parameters = parameters(&task, &namespace, &[("BUILDKIT_SECRETTEXT_unused", "travels in a Secret")]);
+    let parameters =
+        parameters(&task, &namespace, &[("BUILDKIT_SECRETTEXT_unused", "travels in a Secret")]);
     let (succeeded, shown) = build(&folder.0, &parameters);
     assert!(succeeded, "{shown}");
     assert!(!shown.contains('\u{1b}'), "plain lines: {shown:?}");
     assert!(shown.contains("[3/3] RUN echo"), "the build's own lines: {shown}");
-    let summary = ["image   my-app:v1.0.0", "digest  sha256:", "id      sha256:", "size    ", "steps   ", "time    "];
+    let summary = [
+        "image   my-app:v1.0.0",
+        "digest  sha256:",
+        "id      sha256:",
+        "size    ",
+        "steps   ",
+        "time    ",
+    ];
     for words in summary {
         assert_eq!(shown.matches(words).count(), 1, "{words}: {shown}");
     }
@@ -169,29 +214,55 @@ fn the_specifications_pipeline_runs_in_our_own_image_without_any_privilege() {
     let tar = folder.0.join("image/image.tar");
     let image = Image::of_tar(&tar);
     let config_digest = image.manifest()["config"]["digest"].clone();
-    assert_eq!(fs::read_to_string(folder.0.join("image/digest")).unwrap(), config_digest.as_str().unwrap(), "without a newline");
-    let read = run("skopeo", &["inspect", "--raw", &format!("docker-archive:{}", tar.display())], b"").ok();
+    assert_eq!(
+        fs::read_to_string(folder.0.join("image/digest")).unwrap(),
+        config_digest.as_str().unwrap(),
+        "without a newline"
+    );
+    let read =
+        run("skopeo", &["inspect", "--raw", &format!("docker-archive:{}", tar.display())], b"")
+            .ok();
     assert_eq!(serde_json::from_str::<Value>(&read).unwrap()["config"]["digest"], config_digest);
     let manifest = run("tar", &["-xOf", tar.to_str().unwrap(), "manifest.json"], b"").ok();
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
-    assert!(manifest[0]["RepoTags"][0].as_str().unwrap().ends_with("my-app:v1.0.0"), "as docker load reads it: {manifest}");
+    assert!(
+        manifest[0]["RepoTags"][0].as_str().unwrap().ends_with("my-app:v1.0.0"),
+        "as docker load reads it: {manifest}"
+    );
     assert_eq!(namespace.run_image(&tar, "my-app:v1.0.0"), "v1.0.0\nthe source\n");
-    assert_eq!(namespace.kubectl(&["get", "ocib,secrets", "-o", "name"]).ok(), "", "nothing stays in the cluster");
+    assert_eq!(
+        namespace.kubectl(&["get", "ocib,secrets", "-o", "name"]).ok(),
+        "",
+        "nothing stays in the cluster"
+    );
 }
 
 #[test]
 fn the_pipeline_with_push_needs_no_output() {
     let namespace = Namespace::new("task-push");
     let task = example("build-and-push");
-    namespace.kubectl(&["create", "secret", "docker-registry", "docker-hub", "--docker-username=a", "--docker-password=b"]).ok();
+    namespace
+        .kubectl(&[
+            "create",
+            "secret",
+            "docker-registry",
+            "docker-hub",
+            "--docker-username=a",
+            "--docker-password=b",
+        ])
+        .ok();
     let folder = Folder::new(&FILES, &[]);
     let registry = format!("{REGISTRY}/{}", namespace.name);
-    let (succeeded, shown) = build(&folder.0, &parameters(&task, &namespace, &[("REGISTRY", &registry)]));
+    let (succeeded, shown) =
+        build(&folder.0, &parameters(&task, &namespace, &[("REGISTRY", &registry)]));
     assert!(succeeded, "{shown}");
     assert!(shown.contains(&format!("image   {registry}/my-app:v1.0.0, pushed")), "{shown}");
     assert_eq!(names(&folder.0), ["source-code"]);
     let manifest = manifest_in_registry(&format!("{}/my-app:v1.0.0", namespace.name));
-    assert!(shown.contains(&format!("id      {}", manifest["config"]["digest"].as_str().unwrap())), "{shown}");
+    assert!(
+        shown.contains(&format!("id      {}", manifest["config"]["digest"].as_str().unwrap())),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -199,6 +270,9 @@ fn a_failure_in_our_own_image_is_the_exit_code_of_its_container() {
     let namespace = Namespace::new("task-exit");
     let folder = Folder::new(&[("Dockerfile", "FROM busybox:1.37\nRUN false\n")], &["image"]);
     let (succeeded, shown) = build(&folder.0, &[("KUBECONFIG".to_owned(), kubeconfig(&namespace))]);
-    assert!(!succeeded && shown.contains("failed  StepFailed") && !shown.contains('\u{1b}'), "{shown}");
+    assert!(
+        !succeeded && shown.contains("failed  StepFailed") && !shown.contains('\u{1b}'),
+        "{shown}"
+    );
     assert_eq!(names(&folder.0.join("image")), Vec::<String>::new());
 }

@@ -32,15 +32,27 @@ struct State {
 
 impl Proxy {
     pub fn new(cut_after: u64, pause: Duration) -> Self {
-        let view = kubectl(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]).ok();
+        let view =
+            kubectl(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]).ok();
         let mut config: Value = serde_json::from_str(&view).unwrap();
         let cluster = &mut config["clusters"][0]["cluster"];
-        let server = cluster["server"].as_str().unwrap().trim_start_matches("https://").trim_end_matches('/').to_owned();
+        let server = cluster["server"]
+            .as_str()
+            .unwrap()
+            .trim_start_matches("https://")
+            .trim_end_matches('/')
+            .to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         cluster["server"] = format!("https://{}", listener.local_addr().unwrap()).into();
         // A name that every API server's certificate has.
         cluster["tls-server-name"] = "kubernetes.default.svc".into();
-        let state = Arc::new(State { server, cut_after, pause, passed: AtomicU64::new(0), cuts: AtomicU64::new(0) });
+        let state = Arc::new(State {
+            server,
+            cut_after,
+            pause,
+            passed: AtomicU64::new(0),
+            cuts: AtomicU64::new(0),
+        });
         let shared = state.clone();
         std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
@@ -68,7 +80,8 @@ impl State {
         let Ok(server) = TcpStream::connect(&self.server) else { return };
         let moved = Arc::new(AtomicU64::new(0));
         let (state, moved_up) = (self.clone(), moved.clone());
-        let (client_reads, server_writes) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        let (client_reads, server_writes) =
+            (client.try_clone().unwrap(), server.try_clone().unwrap());
         std::thread::spawn(move || state.pump(client_reads, server_writes, &moved_up));
         self.pump(server, client, &moved);
     }

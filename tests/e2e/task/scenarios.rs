@@ -25,7 +25,11 @@ fn image(task: &Task<'_>, output: &str) -> Image {
 /// The files of an output in docker format: the digest is that of the configuration, without a newline.
 fn check_docker(task: &Task<'_>, output: &str) -> Image {
     let image = image(task, output);
-    assert_eq!(task.text(&format!("{output}/digest")), image.manifest()["config"]["digest"].as_str().unwrap(), "{output}");
+    assert_eq!(
+        task.text(&format!("{output}/digest")),
+        image.manifest()["config"]["digest"].as_str().unwrap(),
+        "{output}"
+    );
     let archive = format!("docker-archive:{}", task.path(&format!("{output}/image.tar")).display());
     run("skopeo", &["inspect", "--raw", &archive], b"").ok();
     image
@@ -34,9 +38,13 @@ fn check_docker(task: &Task<'_>, output: &str) -> Image {
 /// The files of an output in OCI format: the archive, the same as a layout, and the digest of the manifest or index.
 fn check_oci(task: &Task<'_>, output: &str) -> Image {
     assert_eq!(task.names(output), OCI);
-    let (archive, layout) = (image(task, output), Image::of_layout(&task.path(&format!("{output}/image"))));
+    let (archive, layout) =
+        (image(task, output), Image::of_layout(&task.path(&format!("{output}/image"))));
     assert_eq!(layout.blob_digests(), archive.blob_digests());
-    assert_eq!(task.text(&format!("{output}/digest")), layout.descriptor()["digest"].as_str().unwrap());
+    assert_eq!(
+        task.text(&format!("{output}/digest")),
+        layout.descriptor()["digest"].as_str().unwrap()
+    );
     layout
 }
 
@@ -50,20 +58,28 @@ fn a_build_leaves_its_files_in_the_folder_image_if_there_is_one() {
     let namespace = Namespace::new("task-basic");
     let files = [
         ("source/Dockerfile", "FROM busybox:1.37\nRUN false\n"),
-        ("source/hello.Dockerfile", "FROM busybox:1.37\nCOPY greeting /\nRUN cat /greeting > /heard\n"),
+        (
+            "source/hello.Dockerfile",
+            "FROM busybox:1.37\nCOPY greeting /\nRUN cat /greeting > /heard\n",
+        ),
         ("source/greeting", "hello\n"),
         ("ci/Dockerfile", "FROM scratch\nCOPY greeting /from-outside\n"),
         ("cache/kept", "as it is"),
     ];
     let task = Task::new(&namespace, &files, &["image"]);
-    for (dockerfile, file) in
-        [("source/hello.Dockerfile", "heard"), ("hello.Dockerfile", "heard"), ("ci/Dockerfile", "from-outside")]
-    {
+    for (dockerfile, file) in [
+        ("source/hello.Dockerfile", "heard"),
+        ("hello.Dockerfile", "heard"),
+        ("ci/Dockerfile", "from-outside"),
+    ] {
         let log = task.succeeds(&[("CONTEXT", "source"), ("DOCKERFILE", dockerfile)]);
         assert_eq!(task.names("image"), DOCKER);
         assert_eq!(check_docker(&task, "image").file(file), "hello\n", "{dockerfile}");
         assert_eq!(log.matches("cache: the folder stays as it is").count(), 1, "{log}");
-        assert_eq!((task.names("cache"), task.text("cache/kept")), (vec!["kept".to_owned()], "as it is".to_owned()));
+        assert_eq!(
+            (task.names("cache"), task.text("cache/kept")),
+            (vec!["kept".to_owned()], "as it is".to_owned())
+        );
     }
     let nowhere = Task::new(&namespace, &files[..3], &[]);
     nowhere.succeeds(&[("CONTEXT", "source"), ("DOCKERFILE", "hello.Dockerfile")]);
@@ -76,9 +92,11 @@ fn a_second_task_takes_its_steps_from_the_cache_that_the_first_has_filled() {
     let namespace = Namespace::new("task-cache");
     let dockerfile = "FROM busybox:1.37\nCOPY . /src\nRUN cat /proc/uptime > /built\n";
     let task = Task::new(&namespace, &[("source/Dockerfile", dockerfile)], &["image", "cache"]);
-    let cache = |export: &str| format!("{{registry: {{reference: {REGISTRY}/cache/{}{export}}}}}", namespace.name);
-    let logs =
-        ["", ", export: max", ""].map(|export| task.succeeds(&[("CONTEXT", "source"), ("OCIBUILD_CACHE", &cache(export))]));
+    let cache = |export: &str| {
+        format!("{{registry: {{reference: {REGISTRY}/cache/{}{export}}}}}", namespace.name)
+    };
+    let logs = ["", ", export: max", ""]
+        .map(|export| task.succeeds(&[("CONTEXT", "source"), ("OCIBUILD_CACHE", &cache(export))]));
     let steps = ["0 of 3 cached", "0 of 3 cached", "2 of 3 cached"];
     let words = ["is only read; export: max in it fills it", "names serves", "is only read"];
     for ((log, steps), words) in logs.iter().zip(steps).zip(words) {
@@ -105,10 +123,15 @@ RUN printf '%s|%s' \"$some_arg\" \"$some_other_arg\" > /given
         ("ci/labels", "some_label=file=value\n\nsome_file_label=some_value\n"),
     ];
     let task = Task::new(&namespace, &files, &["image"]);
-    let inherited = [("inherited_label", "inherited_value"), ("overridden_label", "inherited_value")];
+    let inherited =
+        [("inherited_label", "inherited_value"), ("overridden_label", "inherited_value")];
     let cases = [
         (
-            vec![("BUILD_ARG_some_arg", "some_value"), ("BUILD_ARG_some_other_arg", "two\nlines"), ("LABEL_a", "1, 2=\"3\"")],
+            vec![
+                ("BUILD_ARG_some_arg", "some_value"),
+                ("BUILD_ARG_some_other_arg", "two\nlines"),
+                ("LABEL_a", "1, 2=\"3\""),
+            ],
             "some_value|two\nlines",
             vec![("a", "1, 2=\"3\"")],
         ),
@@ -128,7 +151,11 @@ RUN printf '%s|%s' \"$some_arg\" \"$some_other_arg\" > /given
                 ("LABELS_FILE", "ci/labels"),
             ],
             "from file|{a,b}",
-            vec![("overridden_label", "static"), ("some_label", "file=value"), ("some_file_label", "some_value")],
+            vec![
+                ("overridden_label", "static"),
+                ("some_label", "file=value"),
+                ("some_file_label", "some_value"),
+            ],
         ),
     ];
     for (parameters, given, own) in cases {
@@ -162,28 +189,43 @@ RUN false
     let task = Task::new(&namespace, &files, &["image", "additional-target"]);
     let target = |output: &str| image(&task, output).labels();
     task.succeeds(&[("TARGET", "working-target")]);
-    assert_eq!((target("image"), task.names("additional-target")), (labels(&[("target", "working-target")]), vec![]));
+    assert_eq!(
+        (target("image"), task.names("additional-target")),
+        (labels(&[("target", "working-target")]), vec![])
+    );
     task.succeeds(&[
         ("TARGET", "broken-after"),
         ("TARGET_FILE", "ci/target_file"),
         ("ADDITIONAL_TARGETS", "additional-target"),
         ("UNPACK_ROOTFS", "true"),
     ]);
-    for (output, label, stage, user) in
-        [("image", "working-target", "STAGE=working", "7"), ("additional-target", "additional-target", "STAGE=additional", "")]
-    {
+    for (output, label, stage, user) in [
+        ("image", "working-target", "STAGE=working", "7"),
+        ("additional-target", "additional-target", "STAGE=additional", ""),
+    ] {
         assert_eq!(task.names(output), UNPACKED);
         assert_eq!(check_docker(&task, output).labels(), labels(&[("target", label)]));
         let metadata = task.text(&format!("{output}/metadata.json"));
-        assert!(metadata.starts_with("{\"env\":[\"") && metadata.ends_with(&format!(",\"user\":\"{user}\"}}\n")), "{metadata}");
+        assert!(
+            metadata.starts_with("{\"env\":[\"")
+                && metadata.ends_with(&format!(",\"user\":\"{user}\"}}\n")),
+            "{metadata}"
+        );
         assert!(metadata.contains(&format!("{stage:?}")), "{metadata}");
     }
     assert_eq!(task.text("additional-target/rootfs/file"), "additional\n");
     assert_eq!(task.text("image/rootfs/file"), dockerfile);
     // One whose output is not declared is built all the same, and so one that fails is found.
-    let log = task.fails(&[("TARGET", "working-target"), ("ADDITIONAL_TARGETS", "additional-target,broken-after")]);
+    let log = task.fails(&[
+        ("TARGET", "working-target"),
+        ("ADDITIONAL_TARGETS", "additional-target,broken-after"),
+    ]);
     assert!(log.contains("StepFailed"), "{log}");
-    assert_eq!((task.names("image"), task.names("additional-target")), (vec![], vec![]), "and nothing is left of the others");
+    assert_eq!(
+        (task.names("image"), task.names("additional-target")),
+        (vec![], vec![]),
+        "and nothing is left of the others"
+    );
 }
 
 /// Scenario: unpack rootfs, byte for byte. Not tested by the peer: a round trip of modes and links.
@@ -199,14 +241,30 @@ ENV BA=nana
 ";
     let task = Task::new(&namespace, &[("Dockerfile", dockerfile)], &["image"]);
     task.succeeds(&[("unpack_rootfs", "1")]);
-    assert_eq!(task.text("image/metadata.json"), "{\"env\":[\"PATH=/darkness\",\"BA=nana\"],\"user\":\"banana\"}\n");
-    assert_eq!((task.text("image/rootfs/file"), task.text("image/rootfs/kept")), ("second\n".to_owned(), "lower\n".to_owned()));
+    assert_eq!(
+        task.text("image/metadata.json"),
+        "{\"env\":[\"PATH=/darkness\",\"BA=nana\"],\"user\":\"banana\"}\n"
+    );
+    assert_eq!(
+        (task.text("image/rootfs/file"), task.text("image/rootfs/kept")),
+        ("second\n".to_owned(), "lower\n".to_owned())
+    );
     assert!(!task.path("image/rootfs/gone").exists());
-    assert_eq!(fs::read_link(task.path("image/rootfs/link")).unwrap().to_str(), Some("/etc/passwd"));
-    let stat = |path: &str| run("stat", &["-c", "%a %u %g", task.path(path).to_str().unwrap()], b"").ok();
-    assert_eq!((stat("image/rootfs/shadow"), stat("image/rootfs/blind")), ("0 0 0\n".to_owned(), "300 0 0\n".to_owned()));
+    assert_eq!(
+        fs::read_link(task.path("image/rootfs/link")).unwrap().to_str(),
+        Some("/etc/passwd")
+    );
+    let stat =
+        |path: &str| run("stat", &["-c", "%a %u %g", task.path(path).to_str().unwrap()], b"").ok();
+    assert_eq!(
+        (stat("image/rootfs/shadow"), stat("image/rootfs/blind")),
+        ("0 0 0\n".to_owned(), "300 0 0\n".to_owned())
+    );
     assert!(task.path("image/rootfs/blind/file").exists());
-    assert_eq!((stat("image/rootfs/tool"), stat("image/rootfs/shared")), ("4751 0 0\n".to_owned(), "1777 0 0\n".to_owned()));
+    assert_eq!(
+        (stat("image/rootfs/tool"), stat("image/rootfs/shared")),
+        ("4751 0 0\n".to_owned(), "1777 0 0\n".to_owned())
+    );
 }
 
 /// Scenarios: file secret; text secret; ssh key; add hosts. And none of it is printed.
@@ -247,26 +305,36 @@ COPY --from=steps /keys /hosts /
     for host in ["1.2.3.4\ttest-host", "2001:db8::7\tgit.internal"] {
         assert!(image.file("hosts").contains(host), "{}", image.file("hosts"));
     }
-    assert_eq!(namespace.kubectl(&["get", "secrets", "-o", "name"]).ok(), "", "the Secret went with the build");
+    assert_eq!(
+        namespace.kubectl(&["get", "secrets", "-o", "name"]).ok(),
+        "",
+        "the Secret went with the build"
+    );
 }
 
 /// Scenarios: image args from two tars with an additional target; from two OCI layouts; with an upper-case name and unpack.
 #[test]
 fn images_of_the_inputs_are_base_images() {
     let namespace = Namespace::new("task-images");
-    for (variables, form, check) in [(&[][..], "image.tar", true), (&[("OUTPUT_OCI", "true")][..], "image", false)] {
+    for (variables, form, check) in
+        [(&[][..], "image.tar", true), (&[("OUTPUT_OCI", "true")][..], "image", false)]
+    {
         let mut inputs = Vec::new();
         for name in ["first", "second"] {
-            let dockerfile = format!("FROM scratch\nCOPY {name}.txt /\nENV {name}=yes\nLABEL inherited={name}\n");
+            let dockerfile = format!(
+                "FROM scratch\nCOPY {name}.txt /\nENV {name}=yes\nLABEL inherited={name}\n"
+            );
             let file = format!("{name}.txt");
-            let task = Task::new(&namespace, &[("Dockerfile", &dockerfile), (&file, name)], &["image"]);
+            let task =
+                Task::new(&namespace, &[("Dockerfile", &dockerfile), (&file, name)], &["image"]);
             task.succeeds(variables);
             inputs.push(task);
         }
         let dockerfile =
             "ARG first_image\nARG SECOND_IMAGE=scratch\nFROM ${first_image} AS first-target\nFROM ${SECOND_IMAGE} AS second
 FROM ${first_image}\nCOPY --from=second /second.txt /copied.txt\n";
-        let task = Task::new(&namespace, &[("source/Dockerfile", dockerfile)], &["image", "first-target"]);
+        let task =
+            Task::new(&namespace, &[("source/Dockerfile", dockerfile)], &["image", "first-target"]);
         for (name, input) in ["first", "second"].iter().zip(&inputs) {
             fs::rename(input.path("image"), task.path(name)).unwrap();
         }
@@ -280,14 +348,25 @@ FROM ${first_image}\nCOPY --from=second /second.txt /copied.txt\n";
             ("UNPACK_ROOTFS", "true"),
         ]);
         let image = check_docker(&task, "image");
-        assert_eq!((image.file("copied.txt"), image.file("first.txt")), ("second".to_owned(), "first".to_owned()));
+        assert_eq!(
+            (image.file("copied.txt"), image.file("first.txt")),
+            ("second".to_owned(), "first".to_owned())
+        );
         assert_eq!(
             (task.text("image/rootfs/copied.txt"), &image.labels()["inherited"]),
             ("second".to_owned(), &"first".to_owned())
         );
-        let base = if check { Image::of_tar(&task.path(&first)) } else { Image::of_layout(&task.path(&first)) };
+        let base = if check {
+            Image::of_tar(&task.path(&first))
+        } else {
+            Image::of_layout(&task.path(&first))
+        };
         let diff_ids = |image: &Image| image.config()["rootfs"]["diff_ids"].clone();
-        assert_eq!(diff_ids(&Image::of_tar(&task.path("first-target/image.tar"))), diff_ids(&base), "the same layers");
+        assert_eq!(
+            diff_ids(&Image::of_tar(&task.path("first-target/image.tar"))),
+            diff_ids(&base),
+            "the same layers"
+        );
         assert!(task.text("image/metadata.json").contains("\"first=yes\""));
     }
 }
@@ -302,11 +381,18 @@ fn platforms_and_oci_files_are_as_asked_for() {
     task.succeeds(&[("IMAGE_PLATFORM", "linux/arm64"), ("ADDITIONAL_TARGETS", "first")]);
     for (output, file) in [("image", "file"), ("first", "first")] {
         let image = check_docker(&task, output);
-        assert_eq!((image.config()["architecture"].as_str(), image.file(file)), (Some("arm64"), "arm64".to_owned()));
+        assert_eq!(
+            (image.config()["architecture"].as_str(), image.file(file)),
+            (Some("arm64"), "arm64".to_owned())
+        );
     }
 
     let task = Task::new(&namespace, &files, &["image", "first"]);
-    task.succeeds(&[("OUTPUT_OCI", "true"), ("UNPACK_ROOTFS", ""), ("ADDITIONAL_TARGETS", "first")]);
+    task.succeeds(&[
+        ("OUTPUT_OCI", "true"),
+        ("UNPACK_ROOTFS", ""),
+        ("ADDITIONAL_TARGETS", "first"),
+    ]);
     for (output, file) in [("image", "file"), ("first", "first")] {
         assert_eq!(check_oci(&task, output).file(file), "amd64");
     }
@@ -332,11 +418,18 @@ fn mirrors_extra_configuration_and_credentials_reach_the_registries() {
     task.succeeds(&[("IMAGE_NAME", "mirrored-image"), ("PUSH", "true"), ("REGISTRY", &registry)]);
     let pushed = manifest_in_registry(&format!("{}/library/mirrored-image:latest", namespace.name));
 
-    let task = Task::new(&namespace, &[("Dockerfile", "FROM mirrored-image\nLABEL built=here\n")], &["image"]);
+    let task = Task::new(
+        &namespace,
+        &[("Dockerfile", "FROM mirrored-image\nLABEL built=here\n")],
+        &["image"],
+    );
     let mirrors = format!("no-such-mirror.invalid,{REGISTRY}/{}", namespace.name);
     task.succeeds(&[
         ("REGISTRY_MIRRORS", &mirrors),
-        ("BUILDKIT_EXTRA_CONFIG", "[worker.oci]\n  max-parallelism = 3\n[registry.\"docker.io\"]\n"),
+        (
+            "BUILDKIT_EXTRA_CONFIG",
+            "[worker.oci]\n  max-parallelism = 3\n[registry.\"docker.io\"]\n",
+        ),
     ]);
     assert_eq!(image(&task, "image").layer_digests(), digests(&pushed["layers"]));
 
@@ -356,8 +449,15 @@ fn mirrors_extra_configuration_and_credentials_reach_the_registries() {
     let log = task.succeeds(&[&push[..], &[("DOCKER_CONFIG", "right")]].concat());
     assert!(log.contains(", pushed") && task.names("image") == DOCKER, "{log}");
     let log = task.fails(&[&push[..], &[("DOCKER_CONFIG", "wrong")]].concat());
-    assert!(log.contains("failed  RegistryUnauthorized") && !log.contains("battery-staple"), "{log}");
-    assert_eq!(task.names("image"), Vec::<String>::new(), "what an earlier run left is not taken for this one's");
+    assert!(
+        log.contains("failed  RegistryUnauthorized") && !log.contains("battery-staple"),
+        "{log}"
+    );
+    assert_eq!(
+        task.names("image"),
+        Vec::<String>::new(),
+        "what an earlier run left is not taken for this one's"
+    );
 }
 
 /// Settings of the pod and the build, as variables and as a template.

@@ -95,11 +95,17 @@ impl World {
     fn seen_pod(&self) -> PodState {
         let Some(name) = self.name() else { return PodState::Absent };
         let seen = self.cached.get(&name).copied().unwrap_or_default();
-        self.pods.get(&name).filter(|_| seen > 0).map_or(PodState::Absent, |history| history[seen - 1].clone())
+        self.pods
+            .get(&name)
+            .filter(|_| seen > 0)
+            .map_or(PodState::Absent, |history| history[seen - 1].clone())
     }
 
     fn is_there(&self, name: PodName) -> bool {
-        self.pods.get(&name).and_then(|history| history.last()).is_some_and(|state| *state != PodState::Absent)
+        self.pods
+            .get(&name)
+            .and_then(|history| history.last())
+            .is_some_and(|state| *state != PodState::Absent)
     }
 
     fn take(&mut self, step: &Step) -> Result<(), TestCaseError> {
@@ -113,10 +119,14 @@ impl World {
             }
             Step::Restart => {
                 // A pod that was there and is gone leaves no trace in a new list.
-                self.cached = self.pods.iter().map(|(name, history)| (*name, history.len())).collect();
+                self.cached =
+                    self.pods.iter().map(|(name, history)| (*name, history.len())).collect();
             }
             Step::Pod(event) => self.pod(*event),
-            Step::Jump(seconds) => self.now = self.now.saturating_add(SignedDuration::from_secs(*seconds)).unwrap_or(self.now),
+            Step::Jump(seconds) => {
+                self.now =
+                    self.now.saturating_add(SignedDuration::from_secs(*seconds)).unwrap_or(self.now)
+            }
             Step::Turn(turn) => self.turn = *turn,
             Step::User(change) => {
                 self.texts += 1;
@@ -149,8 +159,12 @@ impl World {
             }),
             (Event::Run, _) => PodState::Running(Running { address: None }),
             (Event::Succeed, _) => PodState::Ended(success()),
-            (Event::Fail, _) => PodState::Ended(BuildResult::failed(failure(FailureReason::StepFailed))),
-            (Event::LoseDaemon, _) => PodState::Ended(BuildResult::failed(failure(FailureReason::DaemonDied))),
+            (Event::Fail, _) => {
+                PodState::Ended(BuildResult::failed(failure(FailureReason::StepFailed)))
+            }
+            (Event::LoseDaemon, _) => {
+                PodState::Ended(BuildResult::failed(failure(FailureReason::DaemonDied)))
+            }
             (Event::Evict, _) => PodState::Lost(failure(FailureReason::Evicted)),
         };
         history.push(next);
@@ -159,18 +173,27 @@ impl World {
     fn reconcile(&mut self, is_lost: bool) -> Result<(), TestCaseError> {
         let pod = self.seen_pod();
         let holds_turn = self.recorded.is(&self.wanted) && pod != PodState::Absent;
-        let turn = if self.turn || holds_turn { Turn::Granted } else { Turn::Waiting { position: 1 } };
+        let turn =
+            if self.turn || holds_turn { Turn::Granted } else { Turn::Waiting { position: 1 } };
         let decision = decide(&self.wanted, &self.recorded, &pod, &limits(), turn, self.now);
         if self.recorded.is_settled(&self.wanted) {
             prop_assert_eq!(&decision, &Decision::Settled);
         }
         if let Decision::CreatePod { attempt } = decision {
             let name = (self.wanted.generation, attempt);
-            prop_assert_eq!(self.name(), Some(name), "the attempt is written down before its pod is made");
+            prop_assert_eq!(
+                self.name(),
+                Some(name),
+                "the attempt is written down before its pod is made"
+            );
             if !is_lost && !self.is_there(name) {
-                let was_seen = self.cached.get(&name).copied().unwrap_or_default() > 0 && self.recorded.pod_seen;
+                let was_seen = self.cached.get(&name).copied().unwrap_or_default() > 0
+                    && self.recorded.pod_seen;
                 prop_assert!(!was_seen, "the pod of {:?} is made twice", name);
-                self.pods.entry(name).or_default().push(PodState::Running(Running { address: None }));
+                self.pods
+                    .entry(name)
+                    .or_default()
+                    .push(PodState::Running(Running { address: None }));
             }
             return Ok(());
         }
@@ -184,34 +207,50 @@ impl World {
     fn write(&mut self, decision: &Decision, pod: &PodState) -> Result<(), TestCaseError> {
         let before = self.recorded.clone();
         let pod_seen = before.pod_seen || !matches!(pod, PodState::Absent | PodState::Foreign);
-        let begun = |attempt: Attempt, first_attempt: Attempt, phase: Phase, is_same: bool| Recorded {
-            generation: Some(self.wanted.generation),
-            rebuild: self.wanted.rebuild.clone().or_else(|| before.rebuild.clone()),
-            cancel: if is_same { before.cancel.clone() } else { self.wanted.cancel.clone() },
-            attempt: Some(attempt),
-            first_attempt: Some(first_attempt),
-            phase: Some(phase),
-            pod_seen: false,
-            started: Some(self.now),
-            queued: None,
-            retry: None,
-        };
+        let begun =
+            |attempt: Attempt, first_attempt: Attempt, phase: Phase, is_same: bool| Recorded {
+                generation: Some(self.wanted.generation),
+                rebuild: self.wanted.rebuild.clone().or_else(|| before.rebuild.clone()),
+                cancel: if is_same { before.cancel.clone() } else { self.wanted.cancel.clone() },
+                attempt: Some(attempt),
+                first_attempt: Some(first_attempt),
+                phase: Some(phase),
+                pod_seen: false,
+                started: Some(self.now),
+                queued: None,
+                retry: None,
+            };
         let is_same_build = before.is(&self.wanted);
         let after = match decision {
             Decision::Begin { attempt, first_attempt, after } => {
                 let retry = after.as_ref().map(|lost| lost.retry);
-                Recorded { retry, ..begun(*attempt, *first_attempt, Phase::Pending, after.is_some()) }
+                Recorded {
+                    retry,
+                    ..begun(*attempt, *first_attempt, Phase::Pending, after.is_some())
+                }
             }
-            Decision::Queue { attempt, first_attempt, .. } => {
-                Recorded { pod_seen: pod_seen && is_same_build, ..begun(*attempt, *first_attempt, Phase::Queued, is_same_build) }
+            Decision::Queue { attempt, first_attempt, .. } => Recorded {
+                pod_seen: pod_seen && is_same_build,
+                ..begun(*attempt, *first_attempt, Phase::Queued, is_same_build)
+            },
+            Decision::Gated { .. } => {
+                Recorded { phase: Some(Phase::Queued), pod_seen, ..before.clone() }
             }
-            Decision::Gated { .. } => Recorded { phase: Some(Phase::Queued), pod_seen, ..before.clone() },
-            Decision::Wait { .. } => Recorded { phase: Some(Phase::Pending), pod_seen, ..before.clone() },
-            Decision::Track(_) => Recorded { phase: Some(Phase::Running), pod_seen, ..before.clone() },
+            Decision::Wait { .. } => {
+                Recorded { phase: Some(Phase::Pending), pod_seen, ..before.clone() }
+            }
+            Decision::Track(_) => {
+                Recorded { phase: Some(Phase::Running), pod_seen, ..before.clone() }
+            }
             Decision::Finish(result) => {
                 let is_success = matches!(result.outcome, Outcome::Succeeded(_));
                 let phase = if is_success { Phase::Succeeded } else { Phase::Failed };
-                Recorded { phase: Some(phase), pod_seen, cancel: self.wanted.cancel.clone(), ..before.clone() }
+                Recorded {
+                    phase: Some(phase),
+                    pod_seen,
+                    cancel: self.wanted.cancel.clone(),
+                    ..before.clone()
+                }
             }
             Decision::Settled | Decision::CreatePod { .. } | Decision::Pause(_) => before.clone(),
         };
@@ -219,10 +258,18 @@ impl World {
             prop_assert!(after.attempt >= before.attempt, "attempts of a generation only grow");
         }
         if let (Some(first), Some(attempt)) = (after.first_attempt, after.attempt) {
-            prop_assert!(attempt.number() - first.number() <= limits().retries, "retries are bounded");
+            prop_assert!(
+                attempt.number() - first.number() <= limits().retries,
+                "retries are bounded"
+            );
             let build = (after.generation.unwrap_or_default(), after.rebuild.clone(), first);
             if let Some(phase) = self.finals.get(&build) {
-                prop_assert_eq!(after.phase, Some(*phase), "a final phase of the same build is left: {:?}", decision);
+                prop_assert_eq!(
+                    after.phase,
+                    Some(*phase),
+                    "a final phase of the same build is left: {:?}",
+                    decision
+                );
             }
             if let Some(phase) = after.phase.filter(|phase| phase.is_final()) {
                 self.finals.insert(build, phase);

@@ -27,21 +27,27 @@ pub struct Registry {
 }
 
 impl Registry {
-    pub async fn start(answer: impl Fn(&str, &HeaderMap) -> Response + Send + Sync + 'static) -> Self {
+    pub async fn start(
+        answer: impl Fn(&str, &HeaderMap) -> Response + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self::listen(listener.local_addr().unwrap(), listener, answer)
     }
 
     /// It speaks https, with a certificate that is its own authority; that is returned too, as PEM.
-    pub async fn with_tls(answer: impl Fn(&str) -> Response + Send + Sync + 'static) -> (Self, String) {
-        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    pub async fn with_tls(
+        answer: impl Fn(&str) -> Response + Send + Sync + 'static,
+    ) -> (Self, String) {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let key = PrivatePkcs8KeyDer::from(signing_key.serialize_der()).into();
-        let configuration = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![cert.der().clone()], key)
-            .unwrap();
+        let configuration =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![cert.der().clone()], key)
+                .unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let listener = TlsListener { tcp, acceptor: TlsAcceptor::from(Arc::new(configuration)) };
@@ -69,7 +75,10 @@ impl Registry {
 
     pub async fn saying(status: u16, media_type: &'static str, body: &'static str) -> Self {
         let status = StatusCode::from_u16(status).unwrap();
-        Self::start(move |_, _| (status, [(header::CONTENT_TYPE, media_type)], body).into_response()).await
+        Self::start(move |_, _| {
+            (status, [(header::CONTENT_TYPE, media_type)], body).into_response()
+        })
+        .await
     }
 }
 
@@ -108,7 +117,9 @@ impl Content {
     }
 
     pub fn answer(&self, path: &str) -> Response {
-        let missing = || (StatusCode::NOT_FOUND, r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#).into_response();
+        let missing = || {
+            (StatusCode::NOT_FOUND, r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#).into_response()
+        };
         self.0.get(path).map_or_else(missing, |body| body.clone().into_response())
     }
 }
