@@ -12,7 +12,10 @@ use std::{
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-use super::ignore::{IgnorePatterns, InvalidPattern, MOST_BYTES};
+use crate::ignore::{
+    Filter, IgnoreFile, IgnoreFileError, InvalidPattern, MAX_IGNORE_FILE_BYTES, Walk,
+    parse_ignore_file,
+};
 
 /// Level of zstd: quicker than any network that leads to a cluster, and a third of the bytes of a source tree.
 const LEVEL: i32 = 1;
@@ -62,7 +65,7 @@ pub enum PackError {
         /// The file.
         path: String,
         /// What is wrong with it.
-        error: InvalidPattern,
+        error: IgnoreFileError,
     },
     /// A file that cannot be read.
     #[error("{path}: {error}")]
@@ -117,8 +120,8 @@ pub fn pack(folder: &Path, selection: &Selection, to: impl Write) -> Result<Arch
     let (context, dockerfile) = context_and_dockerfile(folder, selection)?;
     // An empty context is one too.
     packer.folder(&context)?;
-    let patterns = ignore_patterns(folder, &context, &dockerfile)?;
-    packer.context(&context, &patterns)?;
+    let ignored = read_ignore_file(folder, &context, &dockerfile)?;
+    packer.context(&context, &ignored)?;
     let beside = PathBuf::from(format!("{}.dockerignore", dockerfile.display()));
     for path in [dockerfile, beside, context.join(".dockerignore")] {
         packer.file(&path)?;
@@ -168,36 +171,60 @@ fn dockerfile(folder: &Path, context: &Path, named: Option<&str>) -> Result<Path
     found.cloned().ok_or_else(|| PackError::NoDockerfile(shown()))
 }
 
-/// `<Dockerfile>.dockerignore` counts before that of the context, as BuildKit reads them.
-fn ignore_patterns(
+/// The `.dockerignore` of a build.
+struct Ignored {
+    /// Path as errors show it.
+    path: String,
+    file: IgnoreFile,
+}
+
+impl Ignored {
+    fn filter(&self) -> Result<Filter, PackError> {
+        Filter::new(&[], self.file.patterns.as_slice()).map_err(|error| self.invalid(error))
+    }
+
+    fn invalid(&self, error: InvalidPattern) -> PackError {
+        PackError::Ignore { path: self.path.clone(), error: self.file.locate(error) }
+    }
+}
+
+/// Reads `<Dockerfile>.dockerignore`, or else the `.dockerignore` of the context, as BuildKit does.
+fn read_ignore_file(
     folder: &Path,
     context: &Path,
     dockerfile: &Path,
-) -> Result<IgnorePatterns, PackError> {
+) -> Result<Ignored, PackError> {
     let candidates = [
         PathBuf::from(format!("{}.dockerignore", dockerfile.display())),
         context.join(".dockerignore"),
     ];
     for path in candidates {
-        let shown = || path.display().to_string();
-        let mut text = Vec::new();
         let full = folder.join(&path);
-        // Whoever opens a pipe waits until somebody writes to it.
-        if !full.is_file() {
-            continue;
+        let path = path.display().to_string();
+        match full.metadata() {
+            // Opening a named pipe would wait until another process writes to it.
+            Ok(metadata) if !metadata.is_file() => continue,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                continue;
+            }
+            Err(error) => return Err(PackError::Read { path, error }),
+            Ok(_) => {}
         }
-        match File::open(full) {
-            Ok(file) => file
-                .take(MOST_BYTES)
-                .read_to_end(&mut text)
-                .map_err(|error| PackError::Read { path: shown(), error })?,
-            Err(_) => continue,
+        let mut content = Vec::new();
+        File::open(full)
+            .and_then(|file| file.take(MAX_IGNORE_FILE_BYTES + 1).read_to_end(&mut content))
+            .map_err(|error| PackError::Read { path: path.clone(), error })?;
+        return match parse_ignore_file(&content) {
+            Ok(file) => Ok(Ignored { path, file }),
+            Err(error) => Err(PackError::Ignore { path, error }),
         };
-        let text = String::from_utf8_lossy(&text);
-        return IgnorePatterns::parse(&text)
-            .map_err(|error| PackError::Ignore { path: shown(), error });
     }
-    Ok(IgnorePatterns::default())
+    Ok(Ignored { path: String::new(), file: IgnoreFile::default() })
 }
 
 struct Packer<'a, W: Write> {
@@ -208,23 +235,31 @@ struct Packer<'a, W: Write> {
 }
 
 impl<W: Write> Packer<'_, W> {
-    fn context(&mut self, context: &Path, patterns: &IgnorePatterns) -> Result<(), PackError> {
+    /// Packs the files of the context that the `.dockerignore` does not exclude.
+    fn context(&mut self, context: &Path, ignored: &Ignored) -> Result<(), PackError> {
         let root = self.folder.join(context);
-        let can_skip = patterns.takes_nothing_back();
+        let filter = ignored.filter()?;
+        let mut filtered = filter.walk();
         let mut walk = WalkDir::new(&root).min_depth(1).sort_by_file_name().into_iter();
         while let Some(entry) = walk.next() {
-            let entry = entry.map_err(|error| {
-                let path = error.path().unwrap_or(&root).display().to_string();
-                PackError::Read { path, error: error.into() }
-            })?;
-            let Ok(in_context) = entry.path().strip_prefix(&root) else { continue };
-            if patterns.leaves_out(in_context.as_os_str().as_bytes()) {
-                if entry.file_type().is_dir() && can_skip {
-                    walk.skip_current_dir();
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    check_read_error(&root, &mut filtered, ignored, error)?;
+                    continue;
                 }
-                continue;
+            };
+            let Ok(in_context) = entry.path().strip_prefix(&root) else { continue };
+            let is_dir = entry.file_type().is_dir();
+            let step = filtered
+                .visit(in_context.as_os_str().as_bytes(), is_dir, context.join(in_context))
+                .map_err(|error| ignored.invalid(error))?;
+            for path in step.send {
+                self.entry(&path)?;
             }
-            self.entry(&context.join(in_context))?;
+            if is_dir && !step.descend {
+                walk.skip_current_dir();
+            }
         }
         Ok(())
     }
@@ -308,6 +343,26 @@ impl<W: Write> Packer<'_, W> {
     }
 }
 
+/// Returns an error that a walk over the context met, unless the walk can go on without the file.
+fn check_read_error(
+    root: &Path,
+    walk: &mut Walk<'_, PathBuf>,
+    ignored: &Ignored,
+    error: walkdir::Error,
+) -> Result<(), PackError> {
+    let path = error.path().unwrap_or(root).to_owned();
+    let error = io::Error::from(error);
+    let in_context = path.strip_prefix(root).unwrap_or(&path).as_os_str().as_bytes();
+    let can_go_on = !in_context.is_empty()
+        && walk.ignores(in_context, true, &error).map_err(|error| ignored.invalid(error))?
+        && (error.kind() != io::ErrorKind::PermissionDenied || !walk.may_send_below(in_context));
+    if can_go_on {
+        Ok(())
+    } else {
+        Err(PackError::Read { path: path.display().to_string(), error })
+    }
+}
+
 /// A file that has fewer blocks than its length needs may have holes, which the tar crate knows how to leave out.
 fn append_open<W: Write>(
     builder: &mut tar::Builder<W>,
@@ -384,253 +439,4 @@ impl<W: Write> Write for Counted<W> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        fs::{self, File},
-        os::unix::{
-            ffi::OsStringExt,
-            fs::{MetadataExt, PermissionsExt, symlink},
-        },
-        path::Path,
-    };
-
-    use super::{Archive, PackError, Selection, append_file, append_open, pack};
-    use crate::runner::unpack::unpack;
-
-    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = folder.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        folder
-    }
-
-    fn packed(folder: &Path, selection: &Selection) -> Result<(Archive, Vec<String>), PackError> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let archive = pack(folder, selection, file.reopen().unwrap())?;
-        assert_eq!(fs::metadata(file.path()).unwrap().len(), archive.size);
-        let mut tar =
-            tar::Archive::new(zstd::Decoder::new(File::open(file.path()).unwrap()).unwrap());
-        let names = tar
-            .entries()
-            .unwrap()
-            .map(|entry| String::from_utf8_lossy(&entry.unwrap().path_bytes()).into_owned());
-        Ok((archive, names.collect()))
-    }
-
-    fn selection(context: &str, dockerfile: Option<&str>, files: &[&str]) -> Selection {
-        Selection {
-            context: context.to_owned(),
-            dockerfile: dockerfile.map(str::to_owned),
-            files: files.iter().map(|file| (*file).to_owned()).collect(),
-        }
-    }
-
-    #[test]
-    fn only_what_the_build_can_use_is_packed() {
-        let files = [
-            ("source/Dockerfile", ""),
-            ("source/.dockerignore", "target\n*.log\nDockerfile\n"),
-            ("source/main.rs", ""),
-            ("source/build.log", ""),
-            ("source/target/huge", ""),
-            ("ci/Dockerfile", ""),
-            ("ci/Dockerfile.dockerignore", "main.rs\n"),
-            ("ci/args.yml", ""),
-            ("base/blobs/one", ""),
-            ("other/secret", ""),
-        ];
-        let folder = tree(&files);
-        fs::create_dir(folder.path().join("empty")).unwrap();
-        for (selection, expected) in [
-            (
-                selection("source", None, &[]),
-                vec!["source", "source/main.rs", "source/Dockerfile", "source/.dockerignore"],
-            ),
-            (
-                selection("empty", Some("ci/Dockerfile"), &[]),
-                vec!["empty", "ci/Dockerfile", "ci/Dockerfile.dockerignore"],
-            ),
-            (
-                selection("./source/", Some("ci/Dockerfile"), &["ci/args.yml", "base"]),
-                vec![
-                    "source",
-                    "source/.dockerignore",
-                    "source/Dockerfile",
-                    "source/build.log",
-                    "source/target",
-                    "source/target/huge",
-                    "ci/Dockerfile",
-                    "ci/Dockerfile.dockerignore",
-                    "ci/args.yml",
-                    "base",
-                    "base/blobs",
-                    "base/blobs/one",
-                ],
-            ),
-        ] {
-            let (mut names, mut expected) =
-                (packed(folder.path(), &selection).unwrap().1, expected);
-            for name in &mut names {
-                *name = name.trim_end_matches('/').to_owned();
-            }
-            names.sort();
-            expected.sort_unstable();
-            assert_eq!(names, expected, "{selection:?}");
-        }
-    }
-
-    #[test]
-    fn a_link_to_a_folder_is_a_context_and_an_image_too() {
-        let folder =
-            tree(&[("real/Dockerfile", ""), ("real/sub/main.rs", ""), ("layout/oci-layout", "")]);
-        symlink("real", folder.path().join("link")).unwrap();
-        symlink("layout", folder.path().join("base")).unwrap();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        pack(folder.path(), &selection("link", None, &["base"]), file.reopen().unwrap()).unwrap();
-        let root = tempfile::tempdir().unwrap();
-        unpack(file.path(), root.path()).unwrap();
-        for path in ["link/Dockerfile", "link/sub/main.rs", "base/oci-layout"] {
-            assert!(root.path().join(path).is_file(), "{path}");
-        }
-    }
-
-    #[test]
-    fn modes_links_and_strange_names_are_kept_and_sockets_passed_over() {
-        let folder = tree(&[("Dockerfile", ""), ("run.sh", ""), ("a b", ""), ("new\nline", "")]);
-        let root = folder.path();
-        fs::set_permissions(root.join("run.sh"), fs::Permissions::from_mode(0o4751)).unwrap();
-        symlink("/etc/passwd", root.join("absolute")).unwrap();
-        symlink("nowhere", root.join("dangling")).unwrap();
-        fs::write(root.join(std::ffi::OsString::from_vec(b"\xff\xfe".to_vec())), "").unwrap();
-        let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let archive = pack(root, &selection(".", None, &[]), file.reopen().unwrap()).unwrap();
-        assert_eq!((archive.entries, archive.left_out), (7, 1));
-        let mut tar =
-            tar::Archive::new(zstd::Decoder::new(File::open(file.path()).unwrap()).unwrap());
-        let mut seen = 0;
-        for entry in tar.entries().unwrap() {
-            let entry = entry.unwrap();
-            match entry.path_bytes().as_ref() {
-                b"run.sh" => assert_eq!(entry.header().mode().unwrap() & 0o7777, 0o4751),
-                b"absolute" => {
-                    assert_eq!(entry.link_name_bytes().unwrap().as_ref(), b"/etc/passwd")
-                }
-                b"dangling" => assert_eq!(entry.link_name_bytes().unwrap().as_ref(), b"nowhere"),
-                b"\xff\xfe" | b"new\nline" | b"a b" => {}
-                _ => continue,
-            }
-            seen += 1;
-        }
-        assert_eq!(seen, 6);
-    }
-
-    #[test]
-    fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
-        let folder = tree(&[("Dockerfile", ""), ("kept", "")]);
-        for name in [".dockerignore", "Dockerfile.dockerignore"] {
-            assert!(
-                std::process::Command::new("mkfifo")
-                    .arg(folder.path().join(name))
-                    .status()
-                    .unwrap()
-                    .success()
-            );
-        }
-        let (archive, mut names) =
-            packed(folder.path(), &selection(".", None, &[".dockerignore"])).unwrap();
-        names.sort();
-        assert_eq!(
-            (names, archive.left_out),
-            (vec!["Dockerfile".to_owned(), "kept".to_owned()], 2)
-        );
-    }
-
-    #[test]
-    fn a_file_that_grows_is_packed_with_its_length_and_one_that_shrinks_is_named() {
-        let folder = tree(&[("log", "four")]);
-        let path = folder.path().join("log");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o4751)).unwrap();
-        let metadata = fs::metadata(&path).unwrap();
-        let mut builder = tar::Builder::new(Vec::new());
-        append_file(&mut builder, Path::new("grown"), &metadata, &b"four and more"[..]).unwrap();
-        let error = append_file(
-            &mut tar::Builder::new(Vec::new()),
-            Path::new("a/shrunk"),
-            &metadata,
-            &b"fo"[..],
-        )
-        .unwrap_err();
-        assert!(error.to_string().starts_with("a/shrunk: its length changed"), "{error}");
-        append_open(&mut builder, Path::new("open"), File::open(&path).unwrap()).unwrap();
-        // What the tar crate makes of it.
-        builder.append_path_with_name(&path, "tars").unwrap();
-        let bytes = builder.into_inner().unwrap();
-        let mut names = Vec::new();
-        for entry in tar::Archive::new(bytes.as_slice()).entries().unwrap() {
-            let mut entry = entry.unwrap();
-            let header = entry.header().clone();
-            assert_eq!(header.mode().unwrap() & 0o7777, 0o4751);
-            assert_eq!(header.mtime().unwrap(), metadata.mtime().unsigned_abs());
-            assert_eq!(
-                (header.uid().unwrap(), header.gid().unwrap()),
-                (metadata.uid().into(), metadata.gid().into())
-            );
-            names.push(entry.path().unwrap().display().to_string());
-            assert_eq!(std::io::read_to_string(&mut entry).unwrap(), "four");
-        }
-        assert_eq!(names, ["grown", "open", "tars"]);
-        let header_of = |name: &str| {
-            let mut header = tar::Archive::new(bytes.as_slice())
-                .entries()
-                .unwrap()
-                .map(|entry| entry.unwrap().header().clone())
-                .find(|header| *header.path_bytes() == *name.as_bytes())
-                .unwrap();
-            header.set_path("same").unwrap();
-            header.set_cksum();
-            header.as_bytes().to_vec()
-        };
-        assert!(header_of("open") == header_of("tars"), "the same header");
-    }
-
-    #[test]
-    fn holes_are_left_out() {
-        let folder = tree(&[("Dockerfile", "")]);
-        File::create(folder.path().join("sparse")).unwrap().set_len(64 << 20).unwrap();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        pack(folder.path(), &selection(".", None, &[]), file.reopen().unwrap()).unwrap();
-        let root = tempfile::tempdir().unwrap();
-        unpack(file.path(), root.path()).unwrap();
-        assert_eq!(fs::metadata(root.path().join("sparse")).unwrap().len(), 64 << 20);
-    }
-
-    #[test]
-    fn paths_out_of_the_folder_and_bad_patterns_are_named() {
-        let folder =
-            tree(&[("Dockerfile", ""), ("bad/Dockerfile", ""), ("bad/.dockerignore", "a\n[b\n")]);
-        fs::create_dir(folder.path().join("empty")).unwrap();
-        for (selection, words) in [
-            (selection("..", None, &[]), "\"..\" is outside"),
-            (selection("/etc", None, &[]), "\"/etc\" is outside"),
-            (selection(".", Some("a/../../x"), &[]), "\"a/../../x\" is outside"),
-            (selection("bad", None, &[]), "bad/.dockerignore: line 2: \"[b\""),
-            (
-                selection("empty", None, &[]),
-                "there is no Dockerfile: \"empty/Dockerfile\" is not a file",
-            ),
-            (selection("emtpy", None, &[]), "CONTEXT: there is no folder \"emtpy\""),
-            (selection("Dockerfile", None, &[]), "CONTEXT: there is no folder \"Dockerfile\""),
-            (
-                selection("empty", Some("x/D"), &[]),
-                "there is no Dockerfile: neither \"x/D\" nor \"empty/x/D\" is a file of the task's folder",
-            ),
-        ] {
-            let error = packed(folder.path(), &selection).unwrap_err().to_string();
-            assert!(error.starts_with(words), "{error}");
-        }
-    }
-}
+mod tests;

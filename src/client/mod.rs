@@ -3,7 +3,6 @@
 pub mod archive;
 pub mod connect;
 mod forward;
-pub mod ignore;
 pub mod logs;
 pub mod outage;
 pub mod packing;

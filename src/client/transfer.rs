@@ -188,7 +188,7 @@ impl Transfer {
                     return Ok(());
                 }
                 Err(TransferError::Tunnel(error)) if patience.bears(&error) => {
-                    tokio::time::sleep(PAUSE).await
+                    tokio::time::sleep(PAUSE).await;
                 }
                 ended => return ended,
             }
@@ -401,7 +401,7 @@ impl Transfer {
         loop {
             match self.try_document(name).await {
                 Err(TransferError::Tunnel(error)) if patience.bears(&error) => {
-                    tokio::time::sleep(PAUSE).await
+                    tokio::time::sleep(PAUSE).await;
                 }
                 ended => return ended,
             }
@@ -425,7 +425,7 @@ impl Transfer {
                     match error {
                         // From the beginning: a tar that is made while it is sent has no ranges.
                         TransferError::Tunnel(error) if patience.bears(&error) => {
-                            tokio::time::sleep(PAUSE).await
+                            tokio::time::sleep(PAUSE).await;
                         }
                         error => return Err(error),
                     }

@@ -1,6 +1,8 @@
-//! The patterns of a `.dockerignore`, and the paths that they are asked about.
+//! The patterns of a `.dockerignore`, and the paths that are compared with them.
 
-use ocibuild::client::ignore::{IgnorePatterns, MOST_BYTES};
+use ocibuild::ignore::{
+    Filter, MAX_IGNORE_FILE_BYTES, MAX_IGNORE_FILE_PATTERNS, Patterns, parse_ignore_file,
+};
 use proptest::prelude::*;
 
 use crate::{hold, made_of};
@@ -15,13 +17,17 @@ const PATHS: &[&str] = &["a", "b", "/", ".", "..", "ä", "[", "*", "\\", "\n", "
 #[test]
 fn patterns_that_are_almost_right_are_read_or_refused() {
     hold(2, (made_of(PIECES, 24), made_of(PATHS, 12)), |(text, path)| {
-        match IgnorePatterns::parse(&text) {
-            Ok(patterns) => {
-                let _ = patterns.leaves_out(path.as_bytes());
-                let and_all = IgnorePatterns::parse(&format!("{text}\n**")).unwrap();
+        match parse_ignore_file(text.as_bytes()) {
+            Ok(file) => {
+                let path = path.as_bytes();
+                let patterns = Patterns::new(&file.patterns).unwrap();
+                let _ = patterns.matches(path);
+                let mut and_all = file.patterns;
+                and_all.push(b"**".to_vec());
+                let is_excluded = Patterns::new(&and_all).unwrap().matches(path);
                 prop_assert!(
-                    path.is_empty() || and_all.leaves_out(path.as_bytes()),
-                    "** after {text:?} leaves {path:?} in"
+                    is_excluded.unwrap_or(true),
+                    "** after {text:?} does not match {path:?}"
                 );
             }
             Err(error) => prop_assert!(error.to_string().starts_with("line "), "{error}"),
@@ -31,30 +37,27 @@ fn patterns_that_are_almost_right_are_read_or_refused() {
 }
 
 #[test]
-fn any_text_and_any_path_can_be_asked_for() {
+fn any_text_and_any_path_can_be_compared() {
     let path = prop::collection::vec(any::<u8>(), 0..40);
     hold(2, ("(?s).{0,60}", path), |(text, path)| {
-        if let Ok(patterns) = IgnorePatterns::parse(&text) {
-            let _ = patterns.leaves_out(&path);
+        if let Ok(file) = parse_ignore_file(text.as_bytes()) {
+            let filter = Filter::new(&file.patterns, &file.patterns).unwrap();
+            let _ = filter.walk().visit(&path, true, ());
         }
         Ok(())
     });
 }
 
 #[test]
-fn a_file_of_the_greatest_length_takes_little_memory() {
-    let longest = usize::try_from(MOST_BYTES).unwrap() - 1;
-    for (line, is_read) in [
-        ("?*[a-z]**/".repeat(12), true),
-        ("**/".repeat(longest / 3), true),
-        ("a".to_owned(), false),
-    ] {
-        let text = format!("{line}\n").repeat(longest / (line.len() + 1));
-        assert_eq!(
-            IgnorePatterns::parse(&text).is_ok(),
-            is_read,
-            "{}",
-            &line[..line.len().min(30)]
-        );
+fn a_file_of_the_greatest_size_takes_little_memory() {
+    let most = usize::try_from(MAX_IGNORE_FILE_BYTES).unwrap();
+    for line in ["?*[a-z]**/".repeat(12), "**/".repeat(20_000), "[ab]{1000}".repeat(10)] {
+        let count = (most / (line.len() + 1)).min(MAX_IGNORE_FILE_PATTERNS);
+        let file = parse_ignore_file(format!("{line}\n").repeat(count).as_bytes()).unwrap();
+        let patterns = Patterns::new(&file.patterns).unwrap();
+        // Counted repetitions exhaust the memory of a list.
+        let _ = patterns.matches(b"a/b.c");
     }
+    let too_many = "a\n".repeat(MAX_IGNORE_FILE_PATTERNS + 1);
+    assert!(parse_ignore_file(too_many.as_bytes()).is_err());
 }
