@@ -4,9 +4,11 @@
 //! [`runner`] (doing it, inside the pod) → [`controller`] (what became of it, as status).
 
 pub mod api;
+pub mod buildkit;
 pub mod client;
 pub mod concourse;
 pub mod controller;
+pub mod ignore;
 pub mod plan;
 pub mod runner;
 pub mod telemetry;

@@ -33,6 +33,11 @@ const PRODUCED: &[(&str, &str, &str)] = &[
     ("SourceUnavailable", "e2e/faults/sources.rs", "a_server_that_fails_a_source_has_a_name"),
     ("SourceChecksumMismatch", "e2e/faults/sources.rs", "a_server_that_fails_a_source_has_a_name"),
     ("SourceInvalid", "e2e/faults/sources.rs", "an_archive_that_is_none_has_a_name"),
+    (
+        "SourceUnreadable",
+        "e2e/failures.rs",
+        "a_file_that_the_runner_cannot_read_is_named_if_the_build_asks_for_it",
+    ),
     ("ContextMissing", "e2e/failures.rs", "what_is_missing_has_a_name"),
     ("DockerfileMissing", "e2e/failures.rs", "what_is_missing_has_a_name"),
     ("DockerfileInvalid", "e2e/failures.rs", "what_is_missing_has_a_name"),

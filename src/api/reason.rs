@@ -32,6 +32,8 @@ pub enum FailureReason {
     SourceChecksumMismatch,
     /// The source cannot be unpacked or leaves its root.
     SourceInvalid,
+    /// A file or directory of the source cannot be read, or changed while it was read.
+    SourceUnreadable,
     /// The context is not a folder of the source.
     ContextMissing,
     /// The Dockerfile is neither below the source's root nor below the context.
@@ -117,6 +119,7 @@ impl FailureReason {
             Self::SourceUnavailable => "SourceUnavailable",
             Self::SourceChecksumMismatch => "SourceChecksumMismatch",
             Self::SourceInvalid => "SourceInvalid",
+            Self::SourceUnreadable => "SourceUnreadable",
             Self::ContextMissing => "ContextMissing",
             Self::DockerfileMissing => "DockerfileMissing",
             Self::DockerfileInvalid => "DockerfileInvalid",
@@ -189,6 +192,7 @@ impl FailureReason {
     }
 
     /// What the user can do about it.
+    #[expect(clippy::too_many_lines, reason = "a line for each reason")]
     pub const fn hint(self) -> &'static str {
         match self {
             Self::InvalidSpec => {
@@ -219,6 +223,9 @@ impl FailureReason {
             }
             Self::SourceInvalid => {
                 "Check that the archive is a tar (plain, gzip or zstd) and that no path or link in it leaves its root."
+            }
+            Self::SourceUnreadable => {
+                "Let user 1000 read the file that the message names (chmod, chown, or pod.fsGroup), exclude it with .dockerignore, or stop what writes to the source during the build."
             }
             Self::ContextMissing => {
                 "Correct context, a path below the source's root, or fill the source: the message lists what is there."

@@ -10,7 +10,7 @@ pub fn read_strictly<T: DeserializeOwned>(
     let mut unknown = Vec::new();
     // Of a field that may be left out the path has a step more, `?`.
     let read = serde_ignored::deserialize(document, |path| {
-        unknown.push(path.to_string().replace(".?", ""))
+        unknown.push(path.to_string().replace(".?", ""));
     })?;
     Ok((read, unknown))
 }

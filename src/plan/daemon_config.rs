@@ -50,10 +50,10 @@ fn is_deep(text: &str) -> bool {
     Source::new(text).lex().any(|token| {
         match token.kind() {
             TokenKind::LeftCurlyBracket | TokenKind::LeftSquareBracket => {
-                (brackets, parts) = (brackets + 1, 0)
+                (brackets, parts) = (brackets + 1, 0);
             }
             TokenKind::RightCurlyBracket | TokenKind::RightSquareBracket => {
-                (brackets, parts) = (brackets.saturating_sub(1), 0)
+                (brackets, parts) = (brackets.saturating_sub(1), 0);
             }
             TokenKind::Dot => parts += 1,
             TokenKind::Equals | TokenKind::Comma | TokenKind::Newline => parts = 0,

@@ -18,8 +18,6 @@ pub const OUTPUT_DIRECTORY: &str = "/output";
 pub const WORK_DIRECTORY: &str = "/workspace";
 /// Folder of a fetched or sent source in it.
 pub const SOURCE: &str = "source";
-/// Scratch space in memory: the merged registry credentials.
-pub const MEMORY_DIRECTORY: &str = "/run/credentials";
 /// The mounted Secrets, one folder each, by number.
 pub const REGISTRY_SECRETS_DIRECTORY: &str = "/registry-secrets";
 /// The keys of Secrets that become build secrets, one folder each, by number.

@@ -283,7 +283,7 @@ pub fn validate(build: &OciBuild, config: &OperatorConfig) -> Result<Validated, 
     };
     let pod = spec.pod.clone().unwrap_or_default();
     confined(&pod)?;
-    usable_as_arguments(&instructions)?;
+    check_texts(&instructions)?;
     Ok(Validated {
         namespace,
         name,
@@ -331,8 +331,9 @@ fn confined(pod: &PodSettings) -> Result<(), InvalidSpec> {
         .map_or(Ok(()), |name| Err(InvalidSpec::Annotation(name.clone())))
 }
 
-/// buildctl is told all of it by its arguments.
-fn usable_as_arguments(instructions: &Instructions) -> Result<(), InvalidSpec> {
+/// Checks what becomes arguments and environment variables of a step's processes, or labels of the
+/// image: the kernel takes neither a NUL character nor more than 128 KiB in one.
+fn check_texts(instructions: &Instructions) -> Result<(), InvalidSpec> {
     let text = serde_json::to_string(instructions).unwrap_or_default();
     if text.len() > INSTRUCTIONS_LIMIT {
         return Err(InvalidSpec::TooLarge(text.len()));

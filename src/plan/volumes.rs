@@ -1,13 +1,10 @@
 //! The volumes of a build's pod, each with the places where the containers see it. One list: a volume and its mounts cannot
 //! part.
 
-use k8s_openapi::{
-    api::core::v1::{
-        ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
-        EmptyDirVolumeSource, KeyToPath, ObjectFieldSelector, PersistentVolumeClaimVolumeSource,
-        SecretVolumeSource, Volume, VolumeMount,
-    },
-    apimachinery::pkg::api::resource::Quantity,
+use k8s_openapi::api::core::v1::{
+    ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
+    KeyToPath, ObjectFieldSelector, PersistentVolumeClaimVolumeSource, SecretVolumeSource, Volume,
+    VolumeMount,
 };
 
 use super::{
@@ -70,7 +67,6 @@ pub fn volumes(build: &Validated, state: &str, annotations: FileAnnotations) -> 
         // Never the container's own overlay: overlayfs does not stack, and BuildKit would fall back to a slow snapshotter.
         PodVolume::new(empty("state")).in_daemon(state),
         PodVolume::new(empty("work")).in_runner(layout::WORK_DIRECTORY),
-        PodVolume::new(in_memory("memory", "4Mi")).in_runner(layout::MEMORY_DIRECTORY),
         PodVolume::new(from_annotation(
             "instructions",
             "instructions.json",
@@ -185,14 +181,6 @@ fn empty(name: &str) -> Volume {
         empty_dir: Some(EmptyDirVolumeSource::default()),
         ..Volume::default()
     }
-}
-
-fn in_memory(name: &str, size: &str) -> Volume {
-    let source = EmptyDirVolumeSource {
-        medium: Some("Memory".to_owned()),
-        size_limit: Some(Quantity(size.to_owned())),
-    };
-    Volume { name: name.to_owned(), empty_dir: Some(source), ..Volume::default() }
 }
 
 fn from_claim(name: &str, claim_name: &str) -> Volume {

@@ -1,7 +1,7 @@
 //! Values that no line, message or result may hold, whoever says them: a registry can answer with the credentials that it was
 //! sent, and a step can print its secrets. Pure.
 
-use std::{borrow::Cow, path::Path, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -60,18 +60,16 @@ pub fn of_credentials(credentials: &Value) -> Vec<String> {
         .into_iter()
         .filter_map(field)
         .collect();
-    let pair = field("auth").and_then(|auth| String::from_utf8(STANDARD.decode(auth).ok()?).ok());
+    let pair =
+        field("auth").and_then(|auth| String::from_utf8(STANDARD.decode(auth.trim()).ok()?).ok());
     let given = field("username")
         .zip(field("password"))
         .map(|(user, password)| format!("{user}:{password}"));
     let encoded = given.as_ref().map(|given| STANDARD.encode(given));
-    let password = pair.as_ref().and_then(|pair| Some(pair.split_once(':')?.1.to_owned()));
+    let password = pair
+        .as_ref()
+        .and_then(|pair| Some(pair.split_once(':')?.1.trim_end_matches('\0').to_owned()));
     sent.into_iter().chain(pair).chain(given).chain(encoded).chain(password).collect()
-}
-
-/// The confidential value that a file holds, if it is text.
-pub fn of_file(file: &Path) -> Option<String> {
-    std::fs::read_to_string(file).ok()
 }
 
 #[cfg(test)]

@@ -1,47 +1,54 @@
 //! The BuildKit daemon: waiting for the one in the pod, or starting one on this machine.
 
-use std::{
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use anyhow::Context;
-use tokio::{
-    net::UnixStream,
-    process::{Child, Command},
-};
+use tokio::process::{Child, Command};
 
 use super::{
     result::BuildFailure,
     stop::{Stop, stopped},
 };
-use crate::api::FailureReason;
+use crate::{
+    api::FailureReason,
+    buildkit::{Address, Connection},
+};
 
-/// A startup probe asks once a second at best; asking this often is what makes a build start a second earlier.
-const POLL: Duration = Duration::from_millis(20);
+/// Interval of connection attempts. Polling faster than a startup probe starts the build up to 1 s
+/// earlier.
+const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// A daemon that does not listen by now will not, unless the instructions say otherwise.
-const PATIENCE: u64 = 30;
+const DEFAULT_CONNECT_SECONDS: u64 = 30;
 
-/// Waits until the daemon at a unix socket listens. Other addresses are left to buildctl.
-pub async fn wait(
+/// Connects to the daemon as soon as it listens.
+pub async fn connect(
     address: &str,
     seconds: Option<u64>,
     stop: &mut Stop,
-) -> Result<(), BuildFailure> {
-    let patience = seconds.unwrap_or(PATIENCE);
-    let Some(socket) = address.strip_prefix("unix://") else { return Ok(()) };
-    let listens = async {
-        while UnixStream::connect(socket).await.is_err() {
-            tokio::time::sleep(POLL).await;
+) -> Result<Connection, BuildFailure> {
+    let seconds = seconds.unwrap_or(DEFAULT_CONNECT_SECONDS);
+    let failed = |error: String| BuildFailure::new(FailureReason::DaemonDied, error);
+    let target = address.parse::<Address>().map_err(|error| failed(error.to_string()))?;
+    let mut last_error = None;
+    let connecting = async {
+        loop {
+            match Connection::open(&target, None).await {
+                Ok(connection) => return connection,
+                Err(error) => last_error = Some(error),
+            }
+            tokio::time::sleep(CONNECT_RETRY_INTERVAL).await;
         }
     };
     tokio::select! {
-        waited = tokio::time::timeout(Duration::from_secs(patience), listens) => waited.map_err(|_| {
-            let message = format!("the BuildKit daemon did not listen on {address} within {patience}s (deadlines.daemon)");
-            BuildFailure::new(FailureReason::DaemonDied, message)
-        }),
+        connected = tokio::time::timeout(Duration::from_secs(seconds), connecting) => {
+            connected.map_err(|_| {
+                let error = last_error.map(|error| format!(": {error}")).unwrap_or_default();
+                failed(format!(
+                    "the BuildKit daemon did not listen on {address} within {seconds}s \
+                     (deadlines.daemon){error}"
+                ))
+            })
+        }
         () = stop.asked() => Err(stopped()),
     }
 }
@@ -54,13 +61,15 @@ pub struct LocalDaemon {
 }
 
 impl LocalDaemon {
-    /// The daemon at `BUILDKIT_HOST`, else one that is started from PATH and keeps everything below `folder`.
+    /// The daemon at `BUILDKIT_HOST`, else one that is started from PATH and keeps everything below
+    /// `folder`.
     ///
     /// The configuration is for a daemon that is started; one that runs has its own.
     pub fn find_or_start(folder: &Path, config: Option<String>) -> anyhow::Result<Self> {
         if let Ok(address) = std::env::var("BUILDKIT_HOST")
             && !address.is_empty()
         {
+            address.parse::<Address>().context("BUILDKIT_HOST")?;
             return Ok(Self { address, child: None });
         }
         let address = format!("unix://{}", folder.join("buildkitd.sock").display());
@@ -103,10 +112,8 @@ impl LocalDaemon {
     }
 }
 
-/// A folder for a local daemon: its state cannot lie on an overlay, and a socket's path is short.
-pub fn local_folder() -> std::io::Result<PathBuf> {
-    let folder = std::env::temp_dir().join(format!("ocibuild-{}", std::process::id()));
-    // Nobody else's, and not one that somebody else has made beforehand.
-    std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
-    Ok(folder)
+/// Creates a folder for a local daemon: its state cannot lie on an overlay, and a socket's path is
+/// short. Only its owner can enter it.
+pub fn local_folder() -> std::io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("ocibuild-").tempdir()
 }

@@ -1,21 +1,28 @@
-//! Why buildctl failed: its words in, a named failure out. Pure. BuildKit has no error codes, so its texts are matched; the
-//! tests hold the texts as BuildKit v0.34.2 wrote them.
+//! Maps a solve's error to a `FailureReason`. Pure.
+//!
+//! Exit code, vertex and Dockerfile location are used first. BuildKit has none of them for failures
+//! of registries and networks, so its texts are matched for these; the tests hold the texts as
+//! BuildKit v0.34.2 writes them.
 
-use super::{arguments::IMAGE_NAME, progress::FailedStep, result::BuildFailure};
-use crate::api::FailureReason as Reason;
+use super::{
+    output::storage_reason, progress::FailedStep, request::IMAGE_NAME, result::BuildFailure,
+};
+use crate::{
+    api::FailureReason as Reason,
+    buildkit::{SolveError, SolveFailure, VertexKind, sender::SendError},
+};
 
-/// What buildctl left behind.
+/// What is known of a failed solve.
 #[derive(Clone, Copy, Debug)]
 pub struct Evidence<'a> {
+    pub error: &'a SolveError,
     /// The step that failed, if one did.
     pub step: Option<&'a FailedStep>,
-    /// The lines that were no progress, the final `error: …` among them.
-    pub remarks: &'a [&'a str],
     /// What was being done.
     pub activity: Activity,
 }
 
-/// What buildctl was run for.
+/// What a solve was run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
     /// Fetching the source.
@@ -26,33 +33,62 @@ pub enum Activity {
 
 /// Names the failure.
 pub fn diagnose(evidence: &Evidence<'_>) -> BuildFailure {
-    let last = last_words(evidence.remarks);
+    let reason = match evidence.error {
+        SolveError::Failed(failure) => return of_failure(failure, evidence),
+        SolveError::Cancelled => Reason::Cancelled,
+        SolveError::Connect(_) | SolveError::ConnectionLost(_) | SolveError::SessionLost(_) => {
+            Reason::DaemonDied
+        }
+        SolveError::Send { source, .. } => of_sender(source),
+        SolveError::Export { source, .. } => storage_reason(source),
+        SolveError::Credentials(_) => Reason::SecretInvalid,
+        SolveError::Random(_) => Reason::Internal,
+    };
+    let message = match evidence.error {
+        SolveError::Export { source, .. } => format!("the image could not be written: {source}"),
+        SolveError::Credentials(error) => format!("registrySecrets: {error}"),
+        error => error.to_string(),
+    };
+    BuildFailure::new(reason, message)
+}
+
+fn of_sender(error: &SendError) -> Reason {
+    match error {
+        SendError::Unreadable { .. }
+        | SendError::Inaccessible { .. }
+        | SendError::Removed { .. }
+        | SendError::LengthChanged { .. }
+        | SendError::Modified { .. }
+        | SendError::Replaced { .. } => Reason::SourceUnreadable,
+        SendError::Pattern(_) => Reason::FileInvalid,
+        SendError::Disconnected(_) => Reason::DaemonDied,
+        SendError::Protocol(_) | SendError::Rejected(_) | SendError::Panicked(_) => {
+            Reason::Internal
+        }
+    }
+}
+
+fn of_failure(failure: &SolveFailure, evidence: &Evidence<'_>) -> BuildFailure {
     let step_error = evidence.step.map(|step| step.error.as_str());
-    let words = last.as_deref().or(step_error).unwrap_or("buildctl ended without saying why");
-    let words = words.strip_prefix("failed to solve: ").unwrap_or(words);
     let answer = evidence.step.and_then(answer_before).unwrap_or_default();
-    let everything = format!("{words}\n{}\n{answer}", step_error.unwrap_or_default());
+    let everything = format!("{}\n{}\n{answer}", failure.message, step_error.unwrap_or_default());
     let reason = match evidence.activity {
         Activity::FetchSource => of_source(&everything),
-        Activity::Build => of_build(&everything),
+        Activity::Build => of_build(failure, &everything),
     };
     // A step's own words are worth more than those of the steps that ended with it.
-    let is_of_step = evidence
-        .step
-        .filter(|step| step.name.starts_with('[') && !step.name.starts_with("[internal]"));
-    let mut message = message(words, evidence.remarks);
+    let is_of_step = evidence.step.filter(|step| VertexKind::of(&step.name) == VertexKind::Step);
+    let mut message = message(failure);
     if !answer.is_empty() {
         message = format!("{message}; before: {answer}");
     }
     BuildFailure {
-        reason,
-        message,
         step: is_of_step.map(|step| step.name.clone()),
-        exit_code: exit_code(&everything),
+        exit_code: failure.exit_code,
         log_excerpt: is_of_step
             .map(|step| step.tail.join("\n"))
             .filter(|excerpt| !excerpt.is_empty()),
-        retry_after: None,
+        ..BuildFailure::new(reason, message)
     }
 }
 
@@ -68,43 +104,26 @@ fn answer_before(export: &FailedStep) -> Option<&str> {
     Some(answer.strip_prefix("error: ").unwrap_or(answer))
 }
 
-/// The final `error: …`, which can go on over several lines, as git's own words do.
-fn last_words(remarks: &[&str]) -> Option<String> {
-    let begin = remarks.iter().rposition(|line| line.starts_with("error: "))?;
-    let joined = remarks[begin..].join(" ");
-    joined.strip_prefix("error: ").map(str::to_owned)
-}
-
-/// The words, and where in the Dockerfile, as BuildKit marks it: `Dockerfile:3` before the excerpt.
-fn message(words: &str, remarks: &[&str]) -> String {
-    let is_place = |line: &&&str| {
-        line.rsplit_once(':').is_some_and(|(file, number)| {
-            !file.contains(' ')
-                && !number.is_empty()
-                && number.bytes().all(|byte| byte.is_ascii_digit())
-        })
-    };
-    match remarks.iter().find(is_place) {
-        Some(place) => format!("{words} ({place})"),
-        None => words.to_owned(),
+/// Returns the message on one line, with its Dockerfile location.
+fn message(failure: &SolveFailure) -> String {
+    let words = failure.message.split_whitespace().collect::<Vec<_>>().join(" ");
+    match &failure.location {
+        Some(location) => format!("{words} ({}:{})", location.file, location.first_line),
+        None => words,
     }
 }
 
-fn exit_code(words: &str) -> Option<i32> {
-    let (_, after) = words.split_once("did not complete successfully: exit code: ")?;
-    after.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
-}
-
-fn of_build(words: &str) -> Reason {
+fn of_build(failure: &SolveFailure, words: &str) -> Reason {
     let has = |text: &str| words.contains(text);
-    if exit_code(words).is_some() {
+    if failure.exit_code.is_some() && failure.vertex.is_some() {
         return Reason::StepFailed;
     }
     if let Some(reason) = of_daemon(words) {
         return reason;
     }
-    if has("failed to convert agent config") {
-        return Reason::SecretInvalid;
+    // A mount of a step that needs a secret or a key which the spec does not name.
+    if has("no SSH key ") || has("unset ssh forward key") || is_missing_secret(words) {
+        return Reason::SecretMissing;
     }
     // No registry has it: its layout lacks a blob, or holds another than it says.
     if has(IMAGE_NAME) {
@@ -130,7 +149,31 @@ fn of_build(words: &str) -> Reason {
     {
         return Reason::FileNotFound;
     }
-    of_registry(words)
+    match of_registry(words) {
+        Reason::Internal => of_place(failure, words),
+        reason => reason,
+    }
+}
+
+/// `secret NAME: not found`
+fn is_missing_secret(words: &str) -> bool {
+    let after = words.split_once("secret ").map(|(_, after)| after);
+    after.is_some_and(|after| {
+        after.split_once(": not found").is_some_and(|(name, _)| !name.contains(' '))
+    })
+}
+
+/// Falls back to the failure's location if no text matches: a step, the Dockerfile, or neither.
+fn of_place(failure: &SolveFailure, words: &str) -> Reason {
+    let kind = failure.vertex.as_ref().and_then(crate::buildkit::FailedVertex::kind);
+    if failure.is_frontend || words.contains("granting entitlement") {
+        return Reason::DockerfileInvalid;
+    }
+    match kind {
+        Some(VertexKind::Step) => Reason::StepFailed,
+        _ if failure.location.is_some() => Reason::DockerfileInvalid,
+        _ => Reason::Internal,
+    }
 }
 
 fn of_daemon(words: &str) -> Option<Reason> {
@@ -146,6 +189,7 @@ fn of_daemon(words: &str) -> Option<Reason> {
         "the client connection is closing",
         "rpc error: code = Unavailable",
         "Unavailable: closing",
+        "no active session for",
     ];
     broken.iter().any(|text| has(text)).then_some(Reason::DaemonDied)
 }
@@ -164,6 +208,7 @@ fn of_network(words: &str) -> Option<Reason> {
         Some(Reason::NameResolution)
     } else if [
         "x509:",
+        "invalid peer certificate",
         "tls: ",
         "SSL certificate",
         "server gave HTTP response to HTTPS client",
@@ -212,7 +257,6 @@ fn of_registry(words: &str) -> Reason {
         "authorization failed",
         "no basic auth credentials",
         "authentication required",
-        "failed to authorize",
         "insufficient_scope",
         ": unauthorized: ",
     ]
@@ -231,11 +275,16 @@ fn of_registry(words: &str) -> Reason {
         "TLS handshake timeout",
         ": EOF",
         ": unavailable: ",
+        "Connection refused",
+        "Connection reset",
+        "no answer of the token server",
     ]
     .iter()
     .any(|text| has(text))
     {
         Reason::RegistryUnavailable
+    } else if has("failed to authorize") {
+        Reason::RegistryUnauthorized
     } else if is_push {
         Reason::PushRefused
     } else if (has("failed to resolve source metadata")
@@ -326,240 +375,4 @@ fn http_status(words: &str) -> Option<u16> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Activity, Evidence, FailedStep, Reason, diagnose};
-
-    fn reason(activity: Activity, error: &str) -> Reason {
-        diagnose(&Evidence {
-            step: None,
-            remarks: &[&format!("error: failed to solve: {error}")],
-            activity,
-        })
-        .reason
-    }
-
-    #[test]
-    fn a_failing_step_has_its_name_exit_code_and_last_lines() {
-        let error = "process \"/bin/busybox sh -c echo last words; exit 42\" did not complete successfully: exit code: 42";
-        let step = FailedStep {
-            name: "[2/2] RUN exit 42".to_owned(),
-            error: error.to_owned(),
-            tail: vec!["last words".to_owned()],
-        };
-        let remarks =
-            ["Dockerfile:3", "--------------------", &format!("error: failed to solve: {error}")];
-        let failure =
-            diagnose(&Evidence { step: Some(&step), remarks: &remarks, activity: Activity::Build });
-        assert_eq!((failure.reason, failure.exit_code), (Reason::StepFailed, Some(42)));
-        assert_eq!(failure.step.as_deref(), Some("[2/2] RUN exit 42"));
-        assert_eq!(failure.log_excerpt.as_deref(), Some("last words"));
-        assert_eq!(failure.message, format!("{error} (Dockerfile:3)"));
-    }
-
-    #[test]
-    fn buildkits_words_have_names() {
-        for (words, expected) in [
-            (
-                "dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)",
-                Reason::DockerfileInvalid,
-            ),
-            (
-                "dockerfile parse error on line 2: ARG requires at least one argument",
-                Reason::DockerfileInvalid,
-            ),
-            ("the Dockerfile cannot be empty", Reason::DockerfileInvalid),
-            ("target stage \"final\" could not be found", Reason::DockerfileInvalid),
-            (
-                "failed to compute cache key: failed to calculate checksum of ref npdr::pvzr: \"/nothere\": not found",
-                Reason::FileNotFound,
-            ),
-            (
-                "no-such-host.invalid/x: failed to resolve source metadata for no-such-host.invalid/x:latest: failed to do request: Head \"https://no-such-host.invalid/v2/x/manifests/latest\": dial tcp: lookup no-such-host.invalid on 10.255.255.53:53: no such host",
-                Reason::NameResolution,
-            ),
-            (
-                "10.0.0.1:5000/no/such:image: failed to resolve source metadata for 10.0.0.1:5000/no/such:image: failed to do request: Head \"https://10.0.0.1:5000/v2/no/such/manifests/image\": http: server gave HTTP response to HTTPS client",
-                Reason::TlsFailure,
-            ),
-            (
-                "r.example/no/such:image: failed to resolve source metadata for r.example/no/such:image: r.example/no/such:image: not found",
-                Reason::BaseImageNotFound,
-            ),
-            (
-                "docker.io/x/y: failed to resolve source metadata for docker.io/x/y:latest: pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed",
-                Reason::BaseImageNotFound,
-            ),
-            (
-                "failed to push 127.0.0.1:1/x:y: failed to do request: Head \"http://127.0.0.1:1/v2/x/blobs/sha256:e7\": dial tcp 127.0.0.1:1: connect: connection refused",
-                Reason::RegistryUnavailable,
-            ),
-            (
-                "failed to push r:5000/x/y:z: unexpected status from HEAD request to http://r:5000/v2/x/y/blobs/sha256:e7: 401 Unauthorized",
-                Reason::RegistryUnauthorized,
-            ),
-            (
-                "failed to push r/x/y:z: unexpected status from HEAD request to https://r/v2/x/y/blobs/sha256:e7: 402 Payment Required",
-                Reason::RegistryPaymentRequired,
-            ),
-            (
-                "failed to push r/x/y:z: unexpected status from HEAD request to https://r/v2/x/y/blobs/sha256:f2: 403 Forbidden: {\"kind\":\"Status\"",
-                Reason::RegistryForbidden,
-            ),
-            (
-                "failed to push r/x/y:z: unexpected status from POST request to https://r/v2/x/y/blobs/uploads/: 404 Not Found",
-                Reason::RegistryNotFound,
-            ),
-            (
-                "r/x: failed to resolve source metadata for r/x:latest: unexpected status from HEAD request to https://r/v2/x/manifests/latest: 429 Too Many Requests",
-                Reason::RegistryRateLimited,
-            ),
-            (
-                "r/x: failed to resolve source metadata for r/x:latest: unexpected status from HEAD request to https://r/v2/x/manifests/latest: 503 Service Unavailable",
-                Reason::RegistryUnavailable,
-            ),
-            ("failed to push r/x:y: something else", Reason::PushRefused),
-            ("failed to push r/x:y: unsupported: the registry is read-only", Reason::PushRefused),
-            ("failed to push r/x:y: unknown: the manifest is invalid", Reason::PushRefused),
-            (
-                "failed to push r/x:y: unauthorized: authentication required",
-                Reason::RegistryUnauthorized,
-            ),
-            (
-                "failed to push r/x:y: denied: requested access to the resource is denied",
-                Reason::RegistryForbidden,
-            ),
-            ("failed to push r/x:y: toomanyrequests: slow down", Reason::RegistryRateLimited),
-            ("failed to push r/x:y: unavailable: come back later", Reason::RegistryUnavailable),
-            (
-                "r/x: failed to resolve source metadata for r/x:latest: failed to copy: httpReadSeeker: failed open: could not fetch content descriptor sha256:16 (text/html) from remote: not found",
-                Reason::RegistryNotV2,
-            ),
-            (
-                "failed to copy: httpReadSeeker: failed open: could not fetch content descriptor sha256:99 (application/vnd.oci.image.config.v1+json) from remote: not found",
-                Reason::BaseImageNotFound,
-            ),
-            (
-                "r/x: failed to resolve source metadata for r/x:latest: short read: expected 87 bytes but got 0: unexpected EOF",
-                Reason::RegistryUnavailable,
-            ),
-            (
-                "r/x: failed to resolve source metadata for r/x:latest: failed commit on ref \"config-sha256:99\": unexpected commit digest sha256:53, expected sha256:99: failed precondition",
-                Reason::RegistryContentMismatch,
-            ),
-            (
-                "r/x: tls: failed to verify certificate: x509: certificate signed by unknown authority",
-                Reason::TlsFailure,
-            ),
-            ("write /var/lib/buildkit/x: no space left on device", Reason::StorageFull),
-            ("Unavailable: error reading from server: EOF", Reason::DaemonDied),
-            (
-                "failed to convert agent config {default [/ssh-keys/0/value] false}: failed to parse /ssh-keys/0/value: ssh: no key found",
-                Reason::SecretInvalid,
-            ),
-            (
-                "failed to resolve source metadata for docker.io/library/ocibuild-image-arg-0@sha256:61: short read: expected 69 bytes but got 0: unexpected EOF",
-                Reason::FileInvalid,
-            ),
-            ("something nobody has seen", Reason::Internal),
-        ] {
-            assert_eq!(reason(Activity::Build, words), expected, "{words}");
-        }
-    }
-
-    #[test]
-    fn a_push_that_was_tried_again_is_named_by_the_answers_before() {
-        let tail = [
-            "error: unexpected status from PUT request to https://r/v2/x/blobs/uploads/1: 500 Internal Server Error",
-            "unknown: out of order",
-        ];
-        let error = "failed to push r/x:y: unknown: out of order".to_owned();
-        let step = FailedStep {
-            name: "exporting to image".to_owned(),
-            error,
-            tail: tail.map(str::to_owned).to_vec(),
-        };
-        let remarks = ["error: failed to solve: failed to push r/x:y: unknown: out of order"];
-        let failure =
-            diagnose(&Evidence { step: Some(&step), remarks: &remarks, activity: Activity::Build });
-        assert_eq!(failure.reason, Reason::RegistryUnavailable);
-        assert!(
-            failure.message.contains("out of order; before: ") && failure.message.contains("500"),
-            "{}",
-            failure.message
-        );
-        assert_eq!(failure.step, None);
-    }
-
-    #[test]
-    fn words_about_the_source_have_names_of_their_own() {
-        for (words, expected) in [
-            (
-                "failed to load cache key: failed to fetch remote http://g/app.git: git stderr:\nfatal: couldn't find remote ref no-such-branch",
-                Reason::SourceNotFound,
-            ),
-            (
-                "failed to fetch remote http://g/x.git: git stderr:\nfatal: repository 'http://g/x.git/' not found",
-                Reason::SourceNotFound,
-            ),
-            (
-                "failed to fetch remote https://g/x.git: fatal: could not read Username for 'https://g': terminal prompts disabled",
-                Reason::SourceUnauthorized,
-            ),
-            ("invalid response status 404", Reason::SourceNotFound),
-            ("invalid response status 401", Reason::SourceUnauthorized),
-            ("invalid response status 429", Reason::SourceUnavailable),
-            ("invalid response status 503", Reason::SourceUnavailable),
-            (
-                "Get \"http://g/a\": dial tcp 10.0.0.1:80: connect: connection refused",
-                Reason::SourceUnavailable,
-            ),
-            (
-                "failed to fetch remote http://g/x.git: fatal: unable to access 'http://g/x.git/': The requested URL returned error: 503",
-                Reason::SourceUnavailable,
-            ),
-            (
-                "failed to load cache key: repository does not contain ref no-such-branch, output: \"\"",
-                Reason::SourceNotFound,
-            ),
-            (
-                "Get \"http://no-such.invalid/a\": dial tcp: lookup no-such.invalid: no such host",
-                Reason::NameResolution,
-            ),
-        ] {
-            assert_eq!(reason(Activity::FetchSource, words), expected, "{words}");
-        }
-    }
-
-    #[test]
-    fn an_error_of_several_lines_is_told_whole() {
-        let remarks = [
-            "error: failed to solve: failed to fetch remote http://g/x.git: git stderr:",
-            "fatal: repository 'http://g/x.git/' not found",
-            ": exit status 128",
-        ];
-        let failure =
-            diagnose(&Evidence { step: None, remarks: &remarks, activity: Activity::FetchSource });
-        assert_eq!(failure.reason, Reason::SourceNotFound);
-        assert_eq!(
-            failure.message,
-            "failed to fetch remote http://g/x.git: git stderr: fatal: repository 'http://g/x.git/' not found : exit status 128"
-        );
-    }
-
-    #[test]
-    fn a_push_that_is_refused_is_no_failure_of_a_step() {
-        let step = FailedStep {
-            name: "exporting to image".to_owned(),
-            error: "401".to_owned(),
-            tail: Vec::new(),
-        };
-        let remarks = [
-            "error: failed to solve: failed to push r/x:y: unexpected status from HEAD request to https://r/v2/: 401 Unauthorized",
-        ];
-        assert_eq!(
-            diagnose(&Evidence { step: Some(&step), remarks: &remarks, activity: Activity::Build })
-                .step,
-            None
-        );
-    }
-}
+mod tests;

@@ -1,5 +1,5 @@
-//! Images of the source that FROM can use. Whatever form they come in, BuildKit gets an OCI layout: the daemon is in another
-//! container, so it asks buildctl for the blobs by their digests.
+//! Images of the source that FROM can use. Whatever form they come in, BuildKit gets an OCI layout:
+//! the daemon is in another container, so it asks the runner for the blobs by their digests.
 
 use std::{
     fs,
@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    arguments::GivenImage,
     image_tar::{DOCUMENT_LIMIT, ImageTar},
+    inputs::InputImage,
     locate::below,
     oci_layout::{self, Index, blob, copy},
     result::BuildFailure,
@@ -31,20 +31,20 @@ struct SavedImage {
     layers: Vec<String>,
 }
 
-/// Makes the OCI layout of an image argument in a folder that does not exist yet. `found` is a docker tar, an OCI tar or the
-/// folder of an OCI layout; `shown` is its path as the user wrote it.
+/// Makes the OCI layout of an image argument in a folder that does not exist yet. `found` is a
+/// docker tar, an OCI tar or the folder of an OCI layout; `shown` is its path as the user wrote it.
 pub fn prepare(
     argument: &str,
     shown: &str,
     found: &Path,
     layout: &Path,
-) -> Result<GivenImage, BuildFailure> {
+) -> Result<InputImage, BuildFailure> {
     let made = fs::create_dir_all(layout.join(BLOBS)).and_then(|()| {
         if found.is_dir() { from_folder(found, layout) } else { from_tar(found, layout) }
     });
     match made {
         Ok(digest) => {
-            Ok(GivenImage { argument: argument.to_owned(), layout: layout.to_owned(), digest })
+            Ok(InputImage { argument: argument.to_owned(), layout: layout.to_owned(), digest })
         }
         Err(error) => {
             let reason = match super::output::storage_reason(&error) {

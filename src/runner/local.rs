@@ -10,9 +10,10 @@ use anyhow::{Context, bail, ensure};
 use kube::core::cel::validate_cel;
 
 use super::{
-    buildctl::SharedTracker,
     daemon::{LocalDaemon, local_folder},
-    exit_code, now, report,
+    exit_code, now,
+    progress::SharedTracker,
+    report,
     run::{Run, Surroundings},
     stop::Stop,
 };
@@ -33,10 +34,10 @@ pub async fn run(file: &Path, source: Option<PathBuf>, output: &Path) -> anyhow:
     let build = read(file)?;
     let mut plan = validate(&build, &everything_allowed())?;
     plan.instructions = instructions(plan.instructions, source, output)?;
-    let folder = local_folder()?;
-    let built = build_in(&folder, &plan.instructions, daemon_config(&plan)).await;
+    let folder = local_folder().context("cannot create a temporary folder")?;
+    let built = build_in(folder.path(), &plan.instructions, daemon_config(&plan)).await;
     // State of a daemon is not worth keeping; what cannot be removed lies in the temporary folder.
-    let _ = fs::remove_dir_all(&folder);
+    let _ = folder.close();
     built
 }
 
@@ -48,7 +49,8 @@ async fn build_in(
     let daemon = LocalDaemon::find_or_start(folder, config)?;
     let work = folder.join("work");
     fs::create_dir_all(&work)?;
-    let surroundings = Surroundings { address: daemon.address.clone(), work, credentials: None };
+    let surroundings =
+        Surroundings { address: daemon.address.clone(), work, uses_own_logins: true };
     let stop = Stop::new(instructions)?;
     let result =
         Run::new(instructions, &surroundings, SharedTracker::default(), stop).build(now()).await;

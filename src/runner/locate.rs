@@ -14,6 +14,8 @@ const LISTED: usize = 20;
 /// Context and Dockerfile, both below the source's root.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Located {
+    /// The source's root.
+    pub root: PathBuf,
     /// The folder that BuildKit gets as context.
     pub context: PathBuf,
     /// The folder that holds the Dockerfile.
@@ -70,6 +72,7 @@ pub fn locate(
         ));
     };
     Ok(Located {
+        root: real_root,
         dockerfile_directory: directory.to_owned(),
         dockerfile_name: name.to_string_lossy().into_owned(),
         context: context_path,

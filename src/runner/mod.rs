@@ -1,23 +1,21 @@
 //! In the build pod: drives the BuildKit daemon by its socket and reports how the build ended.
 //!
 //! ```text
-//! instructions ─► source ─► locate, given ─► target (a stage each) ─► output ─► result ─► termination message
-//!                   │ (llb, unpack)            │ arguments ─► buildctl
-//!                                              │ stderr ─► progress ─► log, progress_server, diagnose
+//! instructions ─► source ─► locate, inputs ─► target (a stage each) ─► output ─► result ─► message
+//!                   │ (unpack)                 │ request ─► solver ─► BuildKit
+//!                                              │ events ─► progress ─► log, progress_server, diagnose
 //! ```
 
-mod arguments;
-mod buildctl;
 mod confidential;
 mod daemon;
 mod deadlines;
 pub mod diagnose;
+mod docker_config;
 mod folder_tar;
-mod given;
 mod image_args;
 mod image_source;
 pub mod image_tar;
-mod llb;
+mod inputs;
 mod local;
 mod locate;
 mod message;
@@ -29,15 +27,20 @@ mod progress_server;
 mod pushed;
 mod registry_auth;
 mod report;
+mod request;
 pub mod result;
 mod retry_after;
 mod run;
+mod solver;
 mod source;
 mod stop;
 mod tar_names;
 mod target;
 pub mod transfer;
 pub mod unpack;
+
+#[doc(hidden)]
+pub use self::target::ExportedImage;
 
 use std::{
     fs,
@@ -50,7 +53,7 @@ use std::{
 use anyhow::Context;
 
 use self::{
-    buildctl::SharedTracker,
+    progress::SharedTracker,
     result::{BuildFailure, BuildResult, Outcome},
     run::{Run, Surroundings},
     stop::Stop,
@@ -110,7 +113,7 @@ async fn in_pod(file: &Path, message: &Path) -> anyhow::Result<ExitCode> {
             let surroundings = Surroundings {
                 address: layout::DAEMON_ADDRESS.to_owned(),
                 work: PathBuf::from(layout::WORK_DIRECTORY),
-                credentials: Some(PathBuf::from(layout::MEMORY_DIRECTORY)),
+                uses_own_logins: false,
             };
             let mut stop = Stop::new(&instructions)?;
             let tracker = SharedTracker::default();

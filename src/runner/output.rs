@@ -274,10 +274,10 @@ pub fn write_rootfs(folder: &Path, stream: impl Read) -> io::Result<u64> {
     // Without the setgid bit of the volume, which what is unpacked would inherit.
     fs::set_permissions(&root, Permissions::from_mode(0o755))?;
     let mut stream = BufReader::with_capacity(CHUNK, stream);
-    let left_out = unpack_stream(&mut stream, &root, Devices::LeaveOut);
+    let left_out = unpack_stream(&mut stream, &root, Devices::LeaveOut)?;
     // What follows the archive's end must be taken, or BuildKit could not end.
     io::copy(&mut stream, &mut io::sink())?;
-    left_out
+    Ok(left_out)
 }
 
 /// Whether an error is that of a full volume.

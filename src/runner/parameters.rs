@@ -24,12 +24,12 @@ pub enum InvalidFile {
     /// Not the name of a stage.
     #[error("{0:?} is not the name of a stage: letters, digits, '.', '_' and '-'")]
     Stage(String),
-    /// More than buildctl's arguments can hold.
+    /// More than a file of parameters may hold.
     #[error("it is larger than {MOST_BYTES} bytes")]
     TooLarge,
 }
 
-/// Most bytes of a file of parameters: they become arguments of a process.
+/// Most bytes of a file of parameters.
 pub const MOST_BYTES: usize = 512 * 1024;
 
 /// Build arguments: a file that ends in `.yml` or `.yaml` is a map of texts, any other has `name=value` lines.

@@ -1,97 +1,44 @@
-//! BuildKit's progress, line by line. Pure: a line of `buildctl --progress=rawjson` in, plain log lines as `docker build` prints
-//! them out; beside them what is known so far: steps, times, the step that failed. Memory is bounded whatever comes.
+//! Turns events into `docker build` log lines and tracks steps, times and the failed step. Pure;
+//! memory is bounded.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-
-use base64::{Engine, engine::general_purpose::STANDARD};
-use k8s_openapi::jiff::Timestamp;
-use serde::Deserialize;
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
 use super::{confidential::Confidential, deadlines::RunPhase};
-use crate::{api::Progress, text::without_secrets};
+use crate::{
+    api::Progress,
+    buildkit::{Event, LogOutput, Transfer, Vertex as VertexState, VertexKind},
+    text::without_secrets,
+};
 
 /// Vertices that are kept; a Dockerfile has dozens.
-const VERTICES_LIMIT: usize = 10_000;
+const MAX_VERTICES: usize = 10_000;
 /// Lines of a step's output that are kept for a failure.
-const TAIL_LINES: usize = 10;
+const MAX_TAIL_LINES: usize = 10;
 /// Bytes of a line that are kept for a failure, or of a name.
-const TEXT_LIMIT: usize = 512;
+const MAX_TEXT_BYTES: usize = 512;
 /// Bytes of a line of output that are printed as one.
-const LINE_LIMIT: usize = 64 * 1024;
-/// Lines that are not progress, kept for the diagnosis.
-const REMARKS_LIMIT: usize = 40;
-const WARNINGS_LIMIT: usize = 10;
-/// Parts of an export that are open at a time: pushes, and what goes before them.
-const PARTS_LIMIT: usize = 100;
+const MAX_LINE_BYTES: usize = 64 * 1024;
+const MAX_WARNINGS: usize = 10;
+/// Maximum open transfers of an export.
+const MAX_OPEN_TRANSFERS: usize = 100;
+/// The same of all exports together.
+const MAX_ALL_OPEN_TRANSFERS: usize = 1000;
+/// Bytes of the unfinished lines of all vertices together; what exceeds them is not printed.
+const MAX_ALL_OPEN_BYTES: usize = 16 << 20;
 const PUSHING: &str = "pushing ";
 /// Bytes of a digest: `sha256:` and 64 digits.
-const DIGEST_LIMIT: usize = 128;
-
-#[derive(Deserialize)]
-struct Report {
-    #[serde(default)]
-    vertexes: Vec<VertexReport>,
-    #[serde(default)]
-    statuses: Vec<StatusReport>,
-    #[serde(default)]
-    logs: Vec<LogReport>,
-    #[serde(default)]
-    warnings: Vec<WarningReport>,
-}
-
-#[derive(Deserialize)]
-struct VertexReport {
-    digest: String,
-    #[serde(default)]
-    name: String,
-    started: Option<Timestamp>,
-    completed: Option<Timestamp>,
-    #[serde(default)]
-    cached: bool,
-    #[serde(default)]
-    error: String,
-}
-
-#[derive(Deserialize)]
-struct StatusReport {
-    #[serde(default)]
-    id: String,
-    vertex: String,
-    started: Option<Timestamp>,
-    completed: Option<Timestamp>,
-}
-
-#[derive(Deserialize)]
-struct LogReport {
-    vertex: String,
-    #[serde(default)]
-    data: String,
-    timestamp: Option<Timestamp>,
-}
-
-#[derive(Deserialize)]
-struct WarningReport {
-    #[serde(default)]
-    short: String,
-}
-
-/// What kind of work a vertex is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// A step of the Dockerfile.
-    Step,
-    /// Making layers, writing the tar, pushing.
-    Export,
-    /// BuildKit's own business.
-    Internal,
-}
+const MAX_DIGEST_BYTES: usize = 128;
 
 struct Vertex {
     number: usize,
     name: String,
-    kind: Kind,
-    started: Option<Timestamp>,
-    completed: Option<Timestamp>,
+    kind: VertexKind,
+    started: Option<SystemTime>,
+    completed: Option<SystemTime>,
     is_cached: bool,
     is_failed: bool,
     is_announced: bool,
@@ -99,7 +46,7 @@ struct Vertex {
     tail: VecDeque<String>,
     open_line: Vec<u8>,
     /// Of an export: what it is about, and since when.
-    open_parts: BTreeMap<String, Timestamp>,
+    open_transfers: BTreeMap<String, SystemTime>,
 }
 
 impl Vertex {
@@ -136,23 +83,23 @@ pub struct Spans {
 
 #[derive(Clone, Copy, Default)]
 struct Span {
-    from: Option<Timestamp>,
-    to: Option<Timestamp>,
+    from: Option<SystemTime>,
+    to: Option<SystemTime>,
 }
 
 impl Span {
-    fn cover(&mut self, from: Option<Timestamp>, to: Option<Timestamp>) {
+    fn cover(&mut self, from: Option<SystemTime>, to: Option<SystemTime>) {
         self.from = [self.from, from].into_iter().flatten().min();
         self.to = [self.to, to].into_iter().flatten().max();
     }
 
     fn milliseconds(self) -> Option<u64> {
         let (from, to) = (self.from?, self.to?);
-        u64::try_from(to.duration_since(from).as_millis()).ok()
+        u64::try_from(to.duration_since(from).ok()?.as_millis()).ok()
     }
 }
 
-/// All that is known of one run of buildctl.
+/// State of a solve.
 #[derive(Default)]
 pub struct Tracker {
     vertices: HashMap<String, Vertex>,
@@ -160,37 +107,52 @@ pub struct Tracker {
     failed: Option<FailedStep>,
     interrupted: Option<String>,
     waited_for: Option<String>,
-    remarks: VecDeque<String>,
     warnings: Vec<String>,
     confidential: Confidential,
+    open_transfers: usize,
+    open_bytes: usize,
     build: Span,
     export: Span,
     push: Span,
 }
 
+/// The tracker of the running solve, shared with those who report progress.
+#[derive(Clone, Default)]
+pub struct SharedTracker(Arc<Mutex<Tracker>>);
+
+impl SharedTracker {
+    /// Locks the tracker and calls `use_it`.
+    pub fn with<T>(&self, use_it: impl FnOnce(&mut Tracker) -> T) -> T {
+        use_it(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Resets the tracker for another solve.
+    pub fn reset(&self) {
+        self.with(Tracker::reset);
+    }
+}
+
 impl Tracker {
-    /// Takes a line of buildctl's stderr; what is to be printed comes back.
-    pub fn line(&mut self, line: &[u8]) -> Vec<String> {
-        let Ok(report) = serde_json::from_slice::<Report>(line) else { return self.remark(line) };
+    /// Takes an event and returns the lines to print.
+    pub fn event(&mut self, event: Event) -> Vec<String> {
         let mut printed = Vec::new();
-        for vertex in report.vertexes {
-            self.vertex(vertex, &mut printed);
-        }
-        for status in &report.statuses {
-            self.part(status);
-        }
-        for log in report.logs {
-            self.log(&log, &mut printed);
-        }
-        for warning in report.warnings {
-            let text = STANDARD.decode(warning.short).unwrap_or_default();
-            let text =
-                readable(&self.confidential.hide(&String::from_utf8_lossy(&text)), TEXT_LIMIT);
-            if self.warn(&text) {
-                printed.push(format!("WARNING: {text}"));
+        match event {
+            Event::Vertex(vertex) => self.vertex(vertex, &mut printed),
+            Event::Transfer(transfer) => self.transfer(&transfer),
+            Event::Log(log) => self.log(&log, &mut printed),
+            Event::Warning(warning) => {
+                let text = self.redact(&warning.short, MAX_TEXT_BYTES);
+                if self.warn(&text) {
+                    printed.push(format!("WARNING: {text}"));
+                }
             }
         }
         printed
+    }
+
+    /// Removes confidential values and control characters from a text.
+    pub fn redact(&self, text: &str, limit: usize) -> String {
+        readable(&self.confidential.hide(text), limit)
     }
 
     /// Says none of these values, whatever BuildKit says.
@@ -200,7 +162,7 @@ impl Tracker {
 
     /// Keeps a warning, if there is room; whether it is new.
     pub fn warn(&mut self, warning: &str) -> bool {
-        let is_new = self.warnings.len() < WARNINGS_LIMIT
+        let is_new = self.warnings.len() < MAX_WARNINGS
             && !self.warnings.iter().any(|other| other == warning);
         if is_new {
             self.warnings.push(warning.to_owned());
@@ -210,7 +172,7 @@ impl Tracker {
 
     /// How far the build is.
     pub fn progress(&self) -> Progress {
-        let steps = || self.in_order().filter(|vertex| vertex.kind == Kind::Step);
+        let steps = || self.in_order().filter(|vertex| vertex.kind == VertexKind::Step);
         let count = |filter: fn(&Vertex) -> bool| {
             i32::try_from(steps().filter(|vertex| filter(vertex)).count()).unwrap_or(i32::MAX)
         };
@@ -225,8 +187,8 @@ impl Tracker {
             total,
             done,
             cached: count(|vertex| vertex.is_cached && vertex.is_done()),
-            current: running(Kind::Step)
-                .or_else(|| running(Kind::Export))
+            current: running(VertexKind::Step)
+                .or_else(|| running(VertexKind::Export))
                 .map(|vertex| vertex.name.clone()),
             summary: format!("{done}/{total}"),
         }
@@ -236,13 +198,13 @@ impl Tracker {
     pub fn phase(&self) -> RunPhase {
         let mut exports = self
             .in_order()
-            .filter(|vertex| vertex.kind == Kind::Export && vertex.is_open())
+            .filter(|vertex| vertex.kind == VertexKind::Export && vertex.is_open())
             .peekable();
         if exports.peek().is_none() {
             return RunPhase::Build;
         }
-        let is_pushing =
-            exports.any(|export| export.open_parts.keys().any(|part| part.starts_with(PUSHING)));
+        let is_pushing = exports
+            .any(|export| export.open_transfers.keys().any(|part| part.starts_with(PUSHING)));
         if is_pushing { RunPhase::Push } else { RunPhase::Export }
     }
 
@@ -251,7 +213,7 @@ impl Tracker {
         let last =
             self.in_order().filter(|vertex| vertex.is_open()).max_by_key(|vertex| vertex.started);
         self.waited_for = last.map(|last| {
-            let part = last.open_parts.iter().max_by_key(|(_, since)| **since);
+            let part = last.open_transfers.iter().max_by_key(|(_, since)| **since);
             part.map_or_else(|| last.name.clone(), |(part, _)| format!("{}: {part}", last.name))
         });
     }
@@ -278,11 +240,6 @@ impl Tracker {
         self.interrupted.as_deref()
     }
 
-    /// The last lines that were no progress: the daemon's messages, the excerpt of the Dockerfile, the final `error: …`.
-    pub fn remarks(&self) -> impl Iterator<Item = &str> {
-        self.remarks.iter().map(String::as_str)
-    }
-
     /// BuildKit's warnings.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -305,51 +262,41 @@ impl Tracker {
         self.order.iter().filter_map(|digest| self.vertices.get(digest))
     }
 
-    fn remark(&mut self, line: &[u8]) -> Vec<String> {
-        let line = String::from_utf8_lossy(line);
-        let text = self.confidential.hide(line.trim_end());
-        let text = readable(&text, 8 * TEXT_LIMIT);
-        if text.is_empty() {
-            return Vec::new();
-        }
-        if self.remarks.len() == REMARKS_LIMIT {
-            self.remarks.pop_front();
-        }
-        let printed = without_secrets(&text);
-        self.remarks.push_back(text);
-        vec![printed]
-    }
-
-    /// A part of an export: `pushing layers`, `exporting manifest sha256:…`.
-    fn part(&mut self, report: &StatusReport) {
+    /// Takes a part of an export: `pushing layers`, `exporting manifest sha256:…`.
+    fn transfer(&mut self, report: &Transfer) {
         let Some(vertex) = self.vertices.get_mut(&report.vertex) else { return };
-        let name = readable(&report.id, TEXT_LIMIT);
+        let name = readable(&report.id, MAX_TEXT_BYTES);
         if name.starts_with(PUSHING) {
             self.push.cover(report.started, report.completed);
         }
-        if vertex.kind != Kind::Export {
+        if vertex.kind != VertexKind::Export {
             return;
         }
         match (report.started, report.completed) {
-            (Some(started), None) if vertex.open_parts.len() < PARTS_LIMIT => {
-                vertex.open_parts.insert(name, started);
+            (Some(started), None)
+                if vertex.open_transfers.len() < MAX_OPEN_TRANSFERS
+                    && self.open_transfers < MAX_ALL_OPEN_TRANSFERS =>
+            {
+                let is_new = vertex.open_transfers.insert(name, started).is_none();
+                self.open_transfers += usize::from(is_new);
             }
             (_, Some(_)) => {
-                vertex.open_parts.remove(&name);
+                let was_open = vertex.open_transfers.remove(&name).is_some();
+                self.open_transfers -= usize::from(was_open);
             }
             _ => {}
         }
     }
 
-    fn vertex(&mut self, report: VertexReport, printed: &mut Vec<String>) {
+    fn vertex(&mut self, report: VertexState, printed: &mut Vec<String>) {
         if !self.vertices.contains_key(&report.digest) {
-            if self.vertices.len() == VERTICES_LIMIT || report.digest.len() > DIGEST_LIMIT {
+            if self.vertices.len() == MAX_VERTICES || report.digest.len() > MAX_DIGEST_BYTES {
                 return;
             }
-            let kind = kind(&report.name);
+            let kind = VertexKind::of(&report.name);
             let vertex = Vertex {
                 number: self.order.len() + 1,
-                name: readable(&self.confidential.hide(&report.name), TEXT_LIMIT),
+                name: readable(&self.confidential.hide(&report.name), MAX_TEXT_BYTES),
                 kind,
                 started: None,
                 completed: None,
@@ -359,7 +306,7 @@ impl Tracker {
                 is_closed: false,
                 tail: VecDeque::new(),
                 open_line: Vec::new(),
-                open_parts: BTreeMap::new(),
+                open_transfers: BTreeMap::new(),
             };
             self.order.push(report.digest.clone());
             self.vertices.insert(report.digest.clone(), vertex);
@@ -369,12 +316,12 @@ impl Tracker {
         vertex.started = report.started.or(vertex.started);
         vertex.completed = report.completed;
         // A step that several targets share is done by the first and cached for the others.
-        vertex.is_cached |= report.cached && !vertex.is_closed;
+        vertex.is_cached |= report.is_cached && !vertex.is_closed;
         vertex.is_failed |= !report.error.is_empty();
         match vertex.kind {
-            Kind::Step => self.build.cover(report.started, report.completed),
-            Kind::Export => self.export.cover(report.started, report.completed),
-            Kind::Internal => {}
+            VertexKind::Step => self.build.cover(report.started, report.completed),
+            VertexKind::Export => self.export.cover(report.started, report.completed),
+            VertexKind::Internal => {}
         }
         if report.started.is_none() && report.completed.is_none() {
             return;
@@ -385,14 +332,15 @@ impl Tracker {
         let Some(completed) = report.completed.filter(|_| is_news) else { return };
         vertex.is_closed = true;
         if !vertex.open_line.is_empty() {
+            self.open_bytes -= vertex.open_line.len();
             close_line(vertex, Some(completed), &self.confidential, printed);
         }
         let number = vertex.number;
         if !report.error.is_empty() {
-            let error = readable(&self.confidential.hide(&report.error), 4 * TEXT_LIMIT);
+            let error = readable(&self.confidential.hide(&report.error), 4 * MAX_TEXT_BYTES);
             printed.push(format!("#{number} ERROR: {}", without_secrets(&error)));
             let is_collateral = report.error.ends_with("context canceled");
-            if is_collateral && vertex.kind == Kind::Step && self.interrupted.is_none() {
+            if is_collateral && vertex.kind == VertexKind::Step && self.interrupted.is_none() {
                 self.interrupted = Some(vertex.name.clone());
             }
             if self.failed.is_none() && !is_collateral {
@@ -402,43 +350,36 @@ impl Tracker {
                     tail: vertex.tail.iter().cloned().collect(),
                 });
             }
-        } else if report.cached {
+        } else if report.is_cached {
             printed.push(format!("#{number} CACHED"));
         } else {
-            let took = vertex
-                .started
-                .map_or(0.0, |started| completed.duration_since(started).as_secs_f64());
+            let took = seconds_between(vertex.started, Some(completed));
             printed.push(format!("#{number} DONE {took:.1}s"));
         }
     }
 
-    fn log(&mut self, report: &LogReport, printed: &mut Vec<String>) {
+    fn log(&mut self, report: &LogOutput, printed: &mut Vec<String>) {
         let Some(vertex) = self.vertices.get_mut(&report.vertex) else { return };
-        let Ok(data) = STANDARD.decode(&report.data) else { return };
         announce(vertex, printed);
-        let mut rest = data.as_slice();
+        let of_others = self.open_bytes - vertex.open_line.len();
+        let limit = MAX_LINE_BYTES.min(MAX_ALL_OPEN_BYTES - of_others);
+        let mut rest = report.data.as_ref();
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
-            let room = LINE_LIMIT.saturating_sub(vertex.open_line.len());
+            let room = limit.saturating_sub(vertex.open_line.len());
             vertex.open_line.extend_from_slice(&rest[..end.min(room)]);
-            close_line(vertex, report.timestamp, &self.confidential, printed);
+            close_line(vertex, report.time, &self.confidential, printed);
             rest = &rest[end + 1..];
         }
-        let room = LINE_LIMIT.saturating_sub(vertex.open_line.len());
+        let room = limit.saturating_sub(vertex.open_line.len());
         vertex.open_line.extend_from_slice(&rest[..rest.len().min(room)]);
+        self.open_bytes = of_others + vertex.open_line.len();
     }
 }
 
-fn kind(name: &str) -> Kind {
-    if name.starts_with("exporting ") || name.starts_with("pushing ") {
-        Kind::Export
-    } else if name.starts_with('[')
-        && !name.starts_with("[internal]")
-        && !name.starts_with("[auth]")
-    {
-        Kind::Step
-    } else {
-        Kind::Internal
-    }
+/// Returns the seconds between two times, or 0 if one is unknown.
+fn seconds_between(from: Option<SystemTime>, to: Option<SystemTime>) -> f64 {
+    let between = from.zip(to).and_then(|(from, to)| to.duration_since(from).ok());
+    between.unwrap_or_default().as_secs_f64()
 }
 
 fn announce(vertex: &mut Vertex, printed: &mut Vec<String>) {
@@ -450,7 +391,7 @@ fn announce(vertex: &mut Vertex, printed: &mut Vec<String>) {
 
 fn close_line(
     vertex: &mut Vertex,
-    at: Option<Timestamp>,
+    at: Option<SystemTime>,
     confidential: &Confidential,
     printed: &mut Vec<String>,
 ) {
@@ -458,15 +399,13 @@ fn close_line(
     let text = String::from_utf8_lossy(&bytes);
     // A progress bar overwrites its line; only its last state is worth keeping.
     let last = text.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
-    let line = readable(&confidential.hide(last), LINE_LIMIT);
-    let since = at
-        .zip(vertex.started)
-        .map_or(0.0, |(at, started)| at.duration_since(started).as_secs_f64());
+    let line = readable(&confidential.hide(last), MAX_LINE_BYTES);
+    let since = seconds_between(vertex.started, at);
     printed.push(format!("#{} {since:.3} {line}", vertex.number));
-    if vertex.tail.len() == TAIL_LINES {
+    if vertex.tail.len() == MAX_TAIL_LINES {
         vertex.tail.pop_front();
     }
-    vertex.tail.push_back(readable(&line, TEXT_LIMIT));
+    vertex.tail.push_back(readable(&line, MAX_TEXT_BYTES));
 }
 
 /// A text of a bounded length without control characters but tabs: it ends in terminals, events and JSON.

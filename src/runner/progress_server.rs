@@ -3,7 +3,7 @@
 use axum::{Json, Router, extract::State, routing::get};
 use tokio::net::TcpListener;
 
-use super::buildctl::SharedTracker;
+use super::progress::SharedTracker;
 use crate::{api::Progress, plan::layout};
 
 /// Serves `/progress` for as long as the runner runs. A port that is taken costs the progress, not the build.

@@ -1,55 +1,182 @@
-//! Merges the registry credentials of the mounted Secrets into the one file that buildctl reads. Nothing of their content is
-//! ever printed.
+//! Merges registry credentials from the mounted Secrets and selects one per BuildKit request.
+//! Values are never printed.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
+    collections::BTreeMap,
+    error::Error,
+    fs, io,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
 };
 
+use oci_spec::distribution::Reference;
 use serde_json::{Map, Value};
 
-use super::{confidential, result::BuildFailure};
-use crate::{api::FailureReason, plan::instructions::MountedSecret};
+use super::{
+    confidential, docker_config::DockerConfig, image_source, progress::SharedTracker,
+    result::BuildFailure, source::authorities,
+};
+use crate::{
+    api::FailureReason,
+    buildkit::auth::{BasicError, Credential, CredentialSource, HttpClients},
+    plan::instructions::{MountedSecret, RegistryInstructions},
+};
 
 /// A Secret may be 1 MiB large.
-const SIZE_LIMIT: u64 = 1 << 20;
+const MAX_SECRET_BYTES: u64 = 1 << 20;
+/// Repositories of a registry that are remembered.
+const MAX_REPOSITORIES: usize = 1000;
 const KEY: &str = ".dockerconfigjson";
 
-/// Writes `config.json` with the credentials of all Secrets to a folder; for one registry the later Secret wins. The values in it
-/// that are confidential come back.
-pub fn write_docker_config(
+/// Merges the credentials of the Secrets; for one registry, the later Secret wins. Returns the
+/// confidential values in them too.
+pub fn merge_secrets(
     secrets: &[MountedSecret],
-    folder: &Path,
-) -> Result<Vec<String>, BuildFailure> {
+) -> Result<(DockerConfig, Vec<String>), BuildFailure> {
     let mut merged = Map::new();
     for secret in secrets {
-        for (registry, credentials) in read(secret)? {
-            merged.insert(registry, credentials);
-        }
+        merged.extend(read(secret)?);
     }
     let confidential = merged.values().flat_map(confidential::of_credentials).collect();
-    let file = serde_json::json!({ "auths": merged }).to_string();
-    let write = || -> io::Result<()> {
-        fs::create_dir_all(folder)?;
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(folder.join("config.json"))?
-            .write_all(file.as_bytes())
-    };
-    write().map(|()| confidential).map_err(|error| {
-        BuildFailure::new(
-            FailureReason::Internal,
-            format!("the registry credentials could not be written: {error}"),
-        )
-    })
+    Ok((DockerConfig::new(&merged), confidential))
 }
 
-/// Adds whose credentials a registry did not take, by the names of the Secrets: what is in them is not said.
+/// Returns the credentials of the user who runs this, those of credential helpers included.
+pub fn of_user() -> (DockerConfig, Vec<String>) {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".docker");
+    let folder = std::env::var_os("DOCKER_CONFIG").map_or_else(home, PathBuf::from);
+    let config = fs::read(folder.join("config.json")).unwrap_or_default();
+    let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+    let auths = config.get("auths").and_then(Value::as_object).cloned().unwrap_or_default();
+    let confidential = auths.values().flat_map(confidential::of_credentials).collect();
+    (DockerConfig::new(&auths).with_helpers(), confidential)
+}
+
+/// Selects the credential for each BuildKit request.
+pub struct RegistryLogins {
+    config: DockerConfig,
+    registries: BTreeMap<String, RegistryInstructions>,
+    hosts: Mutex<BTreeMap<String, Host>>,
+    /// Redacts the tokens that are fetched.
+    tracker: SharedTracker,
+}
+
+/// Authentication state of a registry.
+#[derive(Default)]
+struct Host {
+    /// Repositories of the build: the one that is pushed first, then as BuildKit uses them.
+    repositories: Vec<String>,
+    /// The answer to BuildKit's request for Basic credentials, which it caches.
+    handed_out: Option<Option<Credential>>,
+}
+
+impl RegistryLogins {
+    pub fn new(
+        config: DockerConfig,
+        registries: BTreeMap<String, RegistryInstructions>,
+        tracker: SharedTracker,
+    ) -> Self {
+        Self { config, registries, hosts: Mutex::default(), tracker }
+    }
+
+    /// Registry settings by host.
+    pub fn registries(&self) -> &BTreeMap<String, RegistryInstructions> {
+        &self.registries
+    }
+
+    pub fn accepts_any_certificate(&self, host: &str) -> bool {
+        self.registries.get(host).is_some_and(|registry| registry.insecure)
+    }
+
+    /// Records an image of the build, the pushed one first. Fails if BuildKit holds another
+    /// credential for its registry.
+    pub fn use_image(&self, reference: &str) -> Result<(), BasicError> {
+        let Some((name, repository)) = repository_of(reference) else { return Ok(()) };
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let host = hosts.entry(name.clone()).or_default();
+        if host.repositories.len() < MAX_REPOSITORIES && !host.repositories.contains(&repository) {
+            host.repositories.push(repository.clone());
+        }
+        let Some(handed_out) = &host.handed_out else { return Ok(()) };
+        match self.config.credential(&name, Some(&repository)) {
+            needed @ Some(_) if needed != *handed_out => Err(BasicError::Ambiguous {
+                first: host.repositories[0].clone(),
+                host: name,
+                second: repository,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the credential of the first repository that has one. Another repository with another
+    /// one cannot be served: BuildKit uses one credential for the whole host.
+    fn basic_of(&self, name: &str, host: &Host) -> Result<Option<Credential>, BasicError> {
+        let credential = |repository: &str| self.config.credential(name, Some(repository));
+        let known = host.repositories.iter();
+        let mut found = known.filter_map(|repository| Some((repository, credential(repository)?)));
+        let Some((first, chosen)) = found.next() else {
+            return Ok(self.config.credential(name, None).or_else(|| self.only(name)));
+        };
+        match found.find(|(_, other)| *other != chosen) {
+            Some((second, _)) => Err(BasicError::Ambiguous {
+                host: name.to_owned(),
+                first: first.clone(),
+                second: second.clone(),
+            }),
+            None => Ok(Some(chosen)),
+        }
+    }
+
+    /// Returns a host's credential if all its entries agree.
+    fn only(&self, host: &str) -> Option<Credential> {
+        let mut all = self.config.all(host);
+        let first = all.pop()?;
+        all.iter().all(|other| *other == first).then_some(first)
+    }
+}
+
+/// Host and repository of a reference; Docker Hub's host is `docker.io`.
+fn repository_of(reference: &str) -> Option<(String, String)> {
+    let reference = reference.parse::<Reference>().ok()?;
+    Some((reference.registry().to_owned(), reference.repository().to_owned()))
+}
+
+impl CredentialSource for RegistryLogins {
+    fn credential(&self, host: &str, repository: Option<&str>) -> Option<Credential> {
+        self.config.credential(host, repository)
+    }
+
+    fn all(&self, host: &str) -> Vec<Credential> {
+        self.config.all(host)
+    }
+
+    fn basic(&self, host: &str) -> Result<Option<Credential>, BasicError> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = hosts.entry(host.to_owned()).or_default();
+        let chosen = self.basic_of(host, known)?;
+        known.handed_out = Some(chosen.clone());
+        Ok(chosen)
+    }
+
+    fn token_fetched(&self, token: &str) {
+        self.tracker.with(|tracker| tracker.keep_back([token.to_owned()]));
+    }
+}
+
+impl HttpClients for RegistryLogins {
+    fn builder(&self, host: &str) -> Result<reqwest::ClientBuilder, Box<dyn Error + Send + Sync>> {
+        let trusted = authorities(&self.registries);
+        image_source::client_builder(&trusted, self.accepts_any_certificate(host))
+            .map_err(|failure| failure.message.into())
+    }
+
+    fn is_plain_http(&self, host: &str) -> bool {
+        self.registries.get(host).is_some_and(|registry| registry.http)
+    }
+}
+
+/// Adds whose credentials a registry did not take, by the names of the Secrets: what is in them is
+/// not said.
 pub fn whose_credentials(failure: BuildFailure, secrets: &[MountedSecret]) -> BuildFailure {
     if !matches!(
         failure.reason,
@@ -106,7 +233,7 @@ fn read(secret: &MountedSecret) -> Result<Map<String, Value>, BuildFailure> {
             failed(FailureReason::SecretMissing, words)
         })?
         .len()
-        > SIZE_LIMIT;
+        > MAX_SECRET_BYTES;
     let text = if is_large { None } else { fs::read_to_string(&path).ok() };
     let parsed = text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
     let auths = parsed.as_ref().and_then(|config| config.get("auths")).and_then(Value::as_object);
@@ -117,12 +244,13 @@ fn read(secret: &MountedSecret) -> Result<Map<String, Value>, BuildFailure> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+    use std::{collections::BTreeMap, fs, path::Path};
 
     use serde_json::{Value, json};
 
     use super::{
-        BuildFailure, FailureReason, MountedSecret, whose_credentials, write_docker_config,
+        BuildFailure, Credential, CredentialSource, DockerConfig, FailureReason, MountedSecret,
+        RegistryLogins, SharedTracker, merge_secrets, whose_credentials,
     };
 
     fn secret(root: &Path, name: &str, content: Option<&str>) -> MountedSecret {
@@ -135,20 +263,63 @@ mod tests {
     }
 
     #[test]
-    fn the_later_secret_wins_for_a_registry_and_the_file_is_private() {
+    fn the_later_secret_wins_for_a_registry() {
         let root = tempfile::tempdir().unwrap();
-        let first = secret(
-            root.path(),
-            "first",
-            Some(r#"{"auths":{"a":{"auth":"1"},"b":{"auth":"1"}},"credsStore":"desktop"}"#),
-        );
-        let second = secret(root.path(), "second", Some(r#"{"auths":{"b":{"auth":"2"}}}"#));
-        let folder = root.path().join("merged");
-        write_docker_config(&[first, second], &folder).unwrap();
-        let file = folder.join("config.json");
-        let merged: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-        assert_eq!(merged, json!({ "auths": { "a": { "auth": "1" }, "b": { "auth": "2" } } }));
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        // u:first, u:second
+        let (one, two) = (r#"{"auth":"dTpmaXJzdA=="}"#, r#"{"auth":"dTpzZWNvbmQ="}"#);
+        let first = format!(r#"{{"auths":{{"a":{one},"b":{one}}},"credsStore":"desktop"}}"#);
+        let second = format!(r#"{{"auths":{{"b":{two}}}}}"#);
+        let first = secret(root.path(), "first", Some(&first));
+        let second = secret(root.path(), "second", Some(&second));
+        let (config, confidential) = merge_secrets(&[first, second]).unwrap();
+        for (host, expected) in [("a", "first"), ("b", "second")] {
+            let (user, password) = ("u".to_owned(), expected.to_owned());
+            let login = Some(Credential::Password { user, password });
+            assert!(config.credential(host, None) == login, "{host}");
+            assert!(confidential.contains(&expected.to_owned()), "{host}");
+        }
+    }
+
+    fn logins(auths: &Value, pushed: &str) -> RegistryLogins {
+        let config = DockerConfig::new(auths.as_object().unwrap());
+        let logins = RegistryLogins::new(config, BTreeMap::new(), SharedTracker::default());
+        logins.use_image(pushed).unwrap();
+        logins
+    }
+
+    /// BuildKit asks by host alone, and uses the answer for all repositories on it.
+    #[test]
+    fn basic_authentication_gets_the_credential_of_the_pushed_repository() {
+        let login = |user: &str| json!({ "username": user, "password": "hunter2" });
+        let auths = json!({
+            "r.example/team": login("team"), "r.example/base": login("base"),
+            "r.example/same": login("team"), "one.example/any": login("any"),
+        });
+        let user = |logins: &RegistryLogins, host: &str| match logins.basic(host) {
+            Ok(Some(Credential::Password { user, .. })) => user,
+            Ok(other) => format!("{other:?}"),
+            Err(error) => error.to_string(),
+        };
+        let pushes = logins(&auths, "r.example/team/app:v1");
+        assert_eq!(user(&pushes, "r.example"), "team");
+        for public in ["r.example/public/x:1", "r.example/same/y"] {
+            pushes.use_image(public).unwrap();
+            assert_eq!(user(&pushes, "r.example"), "team", "{public} needs no other one");
+        }
+        let ambiguous = pushes.use_image("r.example/base/debian:13").unwrap_err().to_string();
+        assert_eq!(user(&pushes, "r.example"), ambiguous);
+        assert!(ambiguous.contains(r#""team/app" and "base/debian" have different ones"#));
+
+        let pulls = logins(&auths, "other.example/team/app:v1");
+        assert_eq!(user(&pulls, "one.example"), "any", "there is one alone");
+        pulls.use_image("r.example/base/debian:13").unwrap();
+        assert_eq!(user(&pulls, "r.example"), "base");
+        assert_eq!(user(&pulls, "none.example"), "None");
+
+        // BuildKit may ask before it reports which image it needs.
+        let early = logins(&auths, "other.example/team/app:v1");
+        assert_eq!(user(&early, "r.example"), "None");
+        early.use_image("r.example/base/debian:13").unwrap_err();
     }
 
     #[test]
@@ -203,7 +374,7 @@ mod tests {
             (bad, FailureReason::SecretInvalid, "Secret \"bad\" holds no JSON"),
             (odd, FailureReason::SecretInvalid, "Secret \"odd\" holds no JSON"),
         ] {
-            let failure = write_docker_config(&[secret], &root.path().join("merged")).unwrap_err();
+            let failure = merge_secrets(&[secret]).unwrap_err();
             assert_eq!(failure.reason, reason);
             assert!(
                 failure.message.contains(words) && !failure.message.contains("hunter2"),

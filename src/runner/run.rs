@@ -1,27 +1,33 @@
-//! One build from its instructions to its result, wherever it runs: source → context and Dockerfile → buildctl → tar.
+//! Runs one build: source, context and Dockerfile, solve, tar.
 
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
 use super::{
-    buildctl::{Buildctl, SharedTracker},
-    confidential, daemon,
+    daemon,
     deadlines::RunPhase,
-    given,
+    inputs,
     locate::locate,
     output::{Staging, storage_reason, write_result},
+    progress::SharedTracker,
     pushed,
-    registry_auth::{whose_credentials, write_docker_config},
+    registry_auth::{self, RegistryLogins, whose_credentials},
     result::{AdditionalImage, BuildFailure, BuildResult, BuiltImage, Milliseconds, Outcome},
-    retry_after, source,
+    retry_after,
+    solver::Solver,
+    source,
     stop::{Stop, StopReason},
     target::{BuiltTarget, TargetRun},
     transfer::Transfer,
 };
 use crate::{api::FailureReason, plan::instructions::Instructions};
+
+/// Bytes of a failure's message.
+const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// Where the runner finds and leaves things: in the pod, or on this machine.
 pub struct Surroundings {
@@ -29,8 +35,9 @@ pub struct Surroundings {
     pub address: String,
     /// Folder for the source and temporary files.
     pub work: PathBuf,
-    /// Folder for the merged credentials; none to use those of the user who runs this.
-    pub credentials: Option<PathBuf>,
+    /// Whether registries get the credentials of the user who runs this, not those of mounted
+    /// Secrets.
+    pub uses_own_logins: bool,
 }
 
 /// What a build and the runner around it share.
@@ -77,7 +84,7 @@ impl<'a> Run<'a> {
                 let failure =
                     retry_after::of(self.as_stopped(failure), &self.instructions.registries).await;
                 let failure = whose_credentials(failure, &self.instructions.registry_secrets);
-                Outcome::Failed(failure.without_secrets())
+                Outcome::Failed(self.redacted(failure).without_secrets())
             }
         };
         let spans = self.tracker.with(|tracker| tracker.spans());
@@ -100,7 +107,14 @@ impl<'a> Run<'a> {
         result
     }
 
-    /// Whatever buildctl said when it was stopped, it was stopped.
+    /// Redacts credentials that a registry echoes and BuildKit quotes.
+    fn redacted(&self, failure: BuildFailure) -> BuildFailure {
+        let message =
+            self.tracker.with(|tracker| tracker.redact(&failure.message, MAX_MESSAGE_BYTES));
+        BuildFailure { message, ..failure }
+    }
+
+    /// Replaces the failure of an interrupted build with the stop reason.
     fn as_stopped(&self, failure: BuildFailure) -> BuildFailure {
         let Some(reason) = self.stop.reason() else { return failure };
         let is_of_step = !matches!(reason, StopReason::Overdue(phase) if phase != RunPhase::Build);
@@ -139,16 +153,13 @@ impl<'a> Run<'a> {
     }
 
     async fn attempt(&mut self) -> Result<BuiltImage, BuildFailure> {
-        let docker_config = match &self.surroundings.credentials {
-            Some(folder) => {
-                let confidential =
-                    write_docker_config(&self.instructions.registry_secrets, folder)?;
-                self.tracker.with(|tracker| tracker.keep_back(confidential));
-                folder.clone()
-            }
-            None => docker_config_of_user(),
+        let (docker_config, confidential) = if self.surroundings.uses_own_logins {
+            registry_auth::of_user()
+        } else {
+            registry_auth::merge_secrets(&self.instructions.registry_secrets)?
         };
-        given::check_authorities(&self.instructions.registries)?;
+        self.tracker.with(|tracker| tracker.keep_back(confidential));
+        inputs::check_authorities(&self.instructions.registries)?;
         let staging = match &self.instructions.output {
             Some(output) => {
                 let stages = &self.instructions.parameters.additional_targets;
@@ -161,19 +172,18 @@ impl<'a> Run<'a> {
             }
             None => None,
         };
-        let buildctl = Buildctl {
-            address: self.surroundings.address.clone(),
-            docker_config,
-            scratch: self.surroundings.work.clone(),
-            tracker: self.tracker.clone(),
-        };
         let begin = Instant::now();
-        daemon::wait(
-            &self.surroundings.address,
-            self.instructions.deadlines.daemon,
-            &mut self.stop,
-        )
-        .await?;
+        let seconds = self.instructions.deadlines.daemon;
+        let connection =
+            daemon::connect(&self.surroundings.address, seconds, &mut self.stop).await?;
+        let registries = self.instructions.registries.clone();
+        let logins = Arc::new(RegistryLogins::new(docker_config, registries, self.tracker.clone()));
+        for pushed in self.instructions.references.iter().filter(|_| self.instructions.push) {
+            logins.use_image(&pushed.to_string()).map_err(|error| {
+                BuildFailure::new(FailureReason::SecretInvalid, error.to_string())
+            })?;
+        }
+        let solver = Solver::new(connection, logins, self.tracker.clone())?;
         self.timings.daemon = Some(milliseconds(begin));
 
         let begin = Instant::now();
@@ -181,7 +191,7 @@ impl<'a> Run<'a> {
         let transfer = self.transfer.as_ref();
         let root = source::prepare(
             self.instructions,
-            &buildctl,
+            &solver,
             &self.surroundings.work,
             transfer,
             &mut self.stop,
@@ -191,19 +201,21 @@ impl<'a> Run<'a> {
             locate(&root, &self.instructions.context, self.instructions.dockerfile.as_deref())?;
         // Images as arguments may be gigabytes.
         let (instructions, work) = (self.instructions.clone(), self.surroundings.work.clone());
-        let (given, stage) =
-            self.stop.unless_asked(move || given::read(&instructions, &root, &work)).await?;
+        let (inputs, stage) =
+            self.stop.unless_asked(move || inputs::read(&instructions, &root, &work)).await?;
         self.timings.source = Some(milliseconds(begin));
-        let secrets = given.secrets.iter().filter_map(|(_, file)| confidential::of_file(file));
+        let secrets = inputs
+            .secrets
+            .values()
+            .filter_map(|secret| std::str::from_utf8(secret.as_bytes()).ok().map(str::to_owned));
         self.tracker.with(|tracker| tracker.keep_back(secrets));
 
         let run = TargetRun {
             instructions: self.instructions,
             located: &located,
-            given: &given,
-            buildctl: &buildctl,
+            inputs: &inputs,
+            solver: &solver,
             staging: staging.as_ref(),
-            work: &self.surroundings.work,
         };
         let mut additional = Vec::new();
         for target in &self.instructions.parameters.additional_targets {
@@ -211,7 +223,10 @@ impl<'a> Run<'a> {
             additional.extend(built.map(|built| additional_image(target, built)));
         }
         let built = run.build(stage.as_deref(), true, &mut self.stop).await?.ok_or_else(|| {
-            BuildFailure::new(FailureReason::Internal, "BuildKit's answer has no image".to_owned())
+            BuildFailure::new(
+                FailureReason::Internal,
+                "the exporter response has no image digest".to_owned(),
+            )
         })?;
         if let Some(reference) =
             self.instructions.references.first().filter(|_| self.instructions.push)
@@ -272,9 +287,4 @@ fn additional_image(target: &str, built: BuiltTarget) -> AdditionalImage {
 
 fn milliseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-fn docker_config_of_user() -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".docker");
-    std::env::var_os("DOCKER_CONFIG").map_or_else(home, PathBuf::from)
 }

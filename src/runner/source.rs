@@ -11,20 +11,19 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    arguments::fetch_arguments,
-    buildctl::{Buildctl, Streams},
     diagnose::{Activity, Evidence, diagnose},
-    image_source::{self, RegistryAccess, Resolved},
-    llb,
+    image_source::{self, Resolved},
     locate::below,
     output::storage_reason,
     result::BuildFailure,
+    solver::Solver,
     stop::{Stop, stopped},
     transfer::Transfer,
-    unpack::unpack,
+    unpack::{Devices, unpack, unpack_stream},
 };
 use crate::{
     api::FailureReason,
+    buildkit::{Exporter, Input, Solve, SolveError, llb, proto::pb},
     plan::{
         instructions::{Instructions, RegistryInstructions, SourceInstructions},
         layout,
@@ -36,13 +35,12 @@ const ARCHIVE: &str = "archive";
 /// The source's root, once its files are there.
 pub async fn prepare(
     instructions: &Instructions,
-    buildctl: &Buildctl,
+    solver: &Solver,
     work: &Path,
     transfer: Option<&Transfer>,
     stop: &mut Stop,
 ) -> Result<PathBuf, BuildFailure> {
     let root = work.join(layout::SOURCE);
-    let registries = &instructions.registries;
     match &instructions.source {
         SourceInstructions::Directory { root, path } => directory(root, path),
         SourceInstructions::Files { files } => {
@@ -59,7 +57,7 @@ pub async fn prepare(
             Ok(root)
         }
         SourceInstructions::Git { url, revision } => {
-            fetch(llb::git(url, revision.as_deref()), &root, registries, buildctl, stop)
+            fetch(llb::git(url, revision.as_deref()), &root, solver, stop)
                 .await
                 .map_err(|failure| about(url, url, failure))?;
             Ok(root)
@@ -78,11 +76,11 @@ pub async fn prepare(
         }
         SourceInstructions::Image { reference } => {
             let resolved = tokio::select! {
-                resolved = resolve_image(reference, buildctl, registries, &root) => resolved?,
+                resolved = image_source::resolve(reference, solver.logins(), solver.authority(), &root) => resolved?,
                 () = stop.asked() => return Err(stopped()),
             };
             if let Resolved::Image { pinned } = resolved {
-                let fetched = fetch(llb::image(&pinned), &root, registries, buildctl, stop).await;
+                let fetched = fetch(llb::image(&pinned), &root, solver, stop).await;
                 fetched.map_err(|failure| about(reference, reference, failure))?;
             }
             Ok(root)
@@ -90,7 +88,7 @@ pub async fn prepare(
         SourceInstructions::Http { url, sha256 } => {
             let folder = work.join("download");
             let shown = url.split(['?', '#']).next().unwrap_or_default();
-            fetch(llb::http(url, ARCHIVE), &folder, registries, buildctl, stop)
+            fetch(llb::http(url, ARCHIVE), &folder, solver, stop)
                 .await
                 .map_err(|failure| about(url, shown, failure))?;
             let (archive, unpacked, sha256) = (folder.join(ARCHIVE), root.clone(), sha256.clone());
@@ -102,34 +100,6 @@ pub async fn prepare(
     }
 }
 
-/// Whether a reference is an image, which BuildKit fetches, or an artifact, whose files are then in the folder.
-async fn resolve_image(
-    reference: &str,
-    buildctl: &Buildctl,
-    registries: &BTreeMap<String, RegistryInstructions>,
-    root: &Path,
-) -> Result<Resolved, BuildFailure> {
-    let hosts = |wanted: fn(&RegistryInstructions) -> bool| -> Vec<String> {
-        registries
-            .iter()
-            .filter(|(_, registry)| wanted(registry))
-            .map(|(host, _)| host.clone())
-            .collect()
-    };
-    let mirrors = registries
-        .iter()
-        .map(|(host, registry)| (host.clone(), registry.mirrors.clone()))
-        .collect();
-    let access = RegistryAccess {
-        docker_config: &buildctl.docker_config,
-        mirrors: &mirrors,
-        plain_http: &hosts(|registry| registry.http),
-        insecure: &hosts(|registry| registry.insecure),
-        authorities: authorities(registries),
-    };
-    image_source::resolve(reference, &access, root).await
-}
-
 /// Files of the authorities that the runner trusts beside those of its image.
 pub fn authorities(registries: &BTreeMap<String, RegistryInstructions>) -> Vec<PathBuf> {
     let bundle = Path::new(layout::AUTHORITIES_DIRECTORY).join(layout::AUTHORITIES_FILE);
@@ -138,7 +108,8 @@ pub fn authorities(registries: &BTreeMap<String, RegistryInstructions>) -> Vec<P
     of_registries.chain(bundle.is_file().then_some(bundle.clone())).collect()
 }
 
-/// A link on the volume must not lead out of it: what lies outside is the runner's own, credentials among it.
+/// A link on the volume must not lead out of it: what lies outside is the runner's own, credentials
+/// among it.
 fn directory(root: &Path, path: &str) -> Result<PathBuf, BuildFailure> {
     let found = root
         .canonicalize()
@@ -201,39 +172,50 @@ fn about(address: &str, shown: &str, failure: BuildFailure) -> BuildFailure {
     }
 }
 
+/// Fetches a source through the daemon and unpacks the stream.
 async fn fetch(
-    definition: Vec<u8>,
+    definition: pb::Definition,
     folder: &Path,
-    registries: &BTreeMap<String, RegistryInstructions>,
-    buildctl: &Buildctl,
+    solver: &Solver,
     stop: &mut Stop,
 ) -> Result<(), BuildFailure> {
-    let internal = |error: io::Error| BuildFailure::new(FailureReason::Internal, error.to_string());
-    make_root(folder).map_err(internal)?;
-    let streams = Streams::<(), ()> { input: Some(definition), output: None, back_channel: None };
-    let ended = buildctl
-        .run(&fetch_arguments(folder, registries), streams, stop)
-        .await
-        .map_err(internal)?;
-    let outcome = if ended.status.success() {
-        Ok(())
-    } else {
-        Err(buildctl.tracker.with(|tracker| {
-            let remarks: Vec<&str> = tracker.remarks().collect();
-            diagnose(&Evidence {
-                step: tracker.failed(),
-                remarks: &remarks,
-                activity: Activity::FetchSource,
-            })
-        }))
+    make_root(folder).map_err(|error| {
+        let message = format!("cannot make the folder of the source: {error}");
+        BuildFailure::new(storage_reason(&error), message)
+    })?;
+    let root = folder.to_owned();
+    let exporter = Exporter {
+        kind: "tar".to_owned(),
+        attributes: BTreeMap::new(),
+        consumer: Some(Box::new(move |mut stream| {
+            unpack_stream(&mut stream, &root, Devices::Refuse)?;
+            // Drain the padding, or the daemon would wait.
+            io::copy(&mut stream, &mut io::sink()).map(drop)
+        })),
     };
+    let solve = Solve {
+        input: Input::Definition(definition),
+        exporters: vec![exporter],
+        cache_imports: Vec::new(),
+        cache_exports: Vec::new(),
+        services: solver.services(),
+    };
+    let outcome = solver.run(solve, stop).await.map(drop).map_err(|error| {
+        if let SolveError::Export { source, .. } = error {
+            return not_unpacked(source);
+        }
+        solver.tracker().with(|tracker| {
+            let step = tracker.failed();
+            diagnose(&Evidence { error: &error, step, activity: Activity::FetchSource })
+        })
+    });
     // What follows is the build; the fetch is no step of it.
-    buildctl.tracker.reset();
+    solver.tracker().reset();
     outcome
 }
 
-/// A new folder without the setgid bit that the pod's volumes have: what is made below would inherit it, and bring it into the
-/// image.
+/// A new folder without the setgid bit that the pod's volumes have: what is made below would
+/// inherit it, and bring it into the image.
 pub fn make_root(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
@@ -254,7 +236,8 @@ fn write_files<'a>(
     Ok(())
 }
 
-/// The kubelet mounts a ConfigMap as links into `..data`; a context of links would be an image of links.
+/// The kubelet mounts a ConfigMap as links into `..data`; a context of links would be an image of
+/// links.
 fn copy_config_map(
     mount: &Path,
     root: &Path,

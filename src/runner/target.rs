@@ -1,30 +1,47 @@
-//! One stage of the Dockerfile, from buildctl's run to the files that it leaves.
+//! One stage of the Dockerfile, from its solve to the files that it leaves.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
+use tokio::sync::oneshot;
 
 use super::{
-    arguments::{Given, Target, build_arguments, image_name},
-    buildctl::{Buildctl, Streams, Taker},
     deadlines::RunPhase,
     diagnose::{Activity, Evidence, diagnose},
     image_tar::ImageTar,
+    inputs::BuildInputs,
     locate::Located,
     oci_layout::{self, Contents},
     output::{
         DIGEST, LAYOUT, METADATA, Staging, TAR, TarFile, storage_reason, write_rootfs, write_tar,
     },
+    request::{
+        CONTEXT, DOCKERFILE, Destination, FRONTEND, Output, Target, build_request, image_name,
+    },
     result::{BuildFailure, WrittenTar},
+    solver::{self, Solver},
     stop::Stop,
 };
 use crate::{
     api::{FailureReason, OutputFormat},
+    buildkit::{
+        Consumer, Exporter, ExporterResponse, Input, Services, Solve, SolveError, SolveFailure,
+        sender::Directory,
+    },
     plan::{Digest, ImageReference, instructions::Instructions},
 };
+
+/// Bytes of a line of the Dockerfile in the log.
+const MAX_LINE_BYTES: usize = 1024;
+
+/// Bytes of a media type or a platform. The result of a build has no room for longer ones.
+const MAX_NAME_BYTES: usize = 256;
 
 /// What all stages of a build share.
 pub struct TargetRun<'a> {
@@ -32,14 +49,10 @@ pub struct TargetRun<'a> {
     pub instructions: &'a Instructions,
     /// Context and Dockerfile.
     pub located: &'a Located,
-    /// What the build is given.
-    pub given: &'a Given,
-    /// The client of the daemon.
-    pub buildctl: &'a Buildctl,
+    pub inputs: &'a BuildInputs,
+    pub solver: &'a Solver,
     /// Where the files go; none if the image is only pushed.
     pub staging: Option<&'a Staging>,
-    /// Folder for temporary files.
-    pub work: &'a Path,
 }
 
 /// The image of a stage.
@@ -52,21 +65,35 @@ pub struct BuiltTarget {
     pub size: Option<i64>,
     /// Media type of the manifest or the index.
     pub media_type: Option<String>,
-    /// Platforms.
     pub platforms: Vec<String>,
     /// The tar, if one was asked for.
     pub tar: Option<WrittenTar>,
 }
 
-/// The answer of `--metadata-file`; a stage that is exported nowhere has none.
-#[derive(Deserialize, Default)]
-struct Metadata {
-    #[serde(rename = "containerimage.digest")]
-    digest: Option<Digest>,
-    #[serde(rename = "containerimage.config.digest")]
-    config_digest: Option<Digest>,
-    #[serde(rename = "containerimage.descriptor")]
-    descriptor: Option<Descriptor>,
+/// What the exporters answered about the image.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ExportedImage {
+    /// Digest of the manifest, or of the index. None if nothing was exported.
+    pub digest: Option<Digest>,
+    pub config_digest: Option<Digest>,
+    pub media_type: Option<String>,
+    /// For example `linux/amd64`.
+    pub platform: Option<String>,
+}
+
+impl ExportedImage {
+    /// Reads an answer. A media type or a platform that is too long counts as unknown.
+    pub fn read(response: &ExporterResponse) -> Result<Self, BuildFailure> {
+        let is_short = |text: &String| text.len() <= MAX_NAME_BYTES;
+        let descriptor = descriptor(response);
+        let platform = descriptor.as_ref().and_then(|descriptor| descriptor.platform.as_ref());
+        Ok(Self {
+            digest: digest(response, "containerimage.digest")?,
+            config_digest: digest(response, "containerimage.config.digest")?,
+            platform: platform.map(Platform::text).filter(is_short),
+            media_type: descriptor.and_then(|descriptor| descriptor.media_type).filter(is_short),
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -101,26 +128,53 @@ struct Folder {
 }
 
 impl TargetRun<'_> {
-    /// Builds a stage and leaves its files in the staging folder. Nothing comes back for a stage that was only built.
+    /// Builds a stage and leaves its files in the staging folder. Returns `None` if the solve has
+    /// no image digest.
     pub async fn build(
         &self,
         stage: Option<&str>,
         is_main: bool,
         stop: &mut Stop,
     ) -> Result<Option<BuiltTarget>, BuildFailure> {
-        let staged = |error: io::Error| {
-            BuildFailure::new(
-                storage_reason(&error),
-                format!("the output cannot be written: {error}"),
-            )
-        };
         let folder = match self.staging {
             Some(staging) => {
-                let (made, shown) = staging.target(stage.filter(|_| !is_main)).map_err(staged)?;
+                let (made, shown) =
+                    staging.target(stage.filter(|_| !is_main)).map_err(not_written)?;
                 Some(Folder { made, shown })
             }
             None => None,
         };
+        let mut files = ExportedFiles::default();
+        let solve = self.solve(stage, is_main, folder.as_ref(), &mut files)?;
+        stop.enter(RunPhase::Build);
+        let response = self.solver.run(solve, stop).await.map_err(|error| self.failed(&error))?;
+        stop.enter(RunPhase::Export);
+        if let Some(left_out) = files.left_out().filter(|left_out| *left_out > 0) {
+            let warning =
+                format!("{left_out} devices and pipes of the image were left out of rootfs");
+            self.solver.tracker().with(|tracker| tracker.warn(&warning));
+        }
+        let mut image = ExportedImage::read(&response)?;
+        let Some(digest) = image.digest.take() else { return Ok(None) };
+        let written = match (folder, files.tar()) {
+            (Some(folder), Some(tar)) => {
+                let format = self.instructions.image.format;
+                let unpacks = self.instructions.image.unpack_rootfs;
+                let finish = move || finish(&folder, tar, format, unpacks).map_err(not_written);
+                Some(stop.unless_asked(finish).await?)
+            }
+            _ => None,
+        };
+        Ok(Some(self.built(digest, image, written)))
+    }
+
+    fn solve(
+        &self,
+        stage: Option<&str>,
+        is_main: bool,
+        folder: Option<&Folder>,
+        files: &mut ExportedFiles,
+    ) -> Result<Solve, BuildFailure> {
         let references = if is_main {
             self.instructions.references.clone()
         } else {
@@ -133,118 +187,171 @@ impl TargetRun<'_> {
             is_pushed: self.instructions.push && is_main,
             has_tar: folder.is_some(),
         };
-        let metadata_file = self.work.join("metadata.json");
-        let arguments =
-            build_arguments(self.instructions, self.located, self.given, &target, &metadata_file);
-        stop.enter(RunPhase::Build);
-        let ended = self
-            .buildctl
-            .run(&arguments, self.streams(folder.as_ref()), stop)
-            .await
-            .map_err(unwritten)?;
-        if !ended.status.success() {
-            let failure = self.failed();
-            // What could not be written broke the pipe for BuildKit; else it was BuildKit that ended what was to be written.
-            return Err(match ended.taken {
-                Err(error)
-                    if storage_reason(&error) != FailureReason::Internal
-                        || failure.message.contains(" pipe") =>
-                {
-                    unwritten(error)
-                }
-                _ => failure,
-            });
-        }
-        let (tar, left_out) = ended.taken.map_err(unwritten)?;
-        stop.enter(RunPhase::Export);
-        let metadata = read_metadata(&metadata_file)?;
-        let Some(digest) = metadata.digest else { return Ok(None) };
-        let (tar, contents) = match (folder, tar) {
-            (Some(folder), Some(tar)) => {
-                let format = self.instructions.image.format;
-                let unpacks = self.instructions.image.unpack_rootfs;
-                let (tar, contents) = stop
-                    .unless_asked(move || finish(&folder, tar, format, unpacks).map_err(staged))
-                    .await?;
-                (Some(tar), Some(contents))
-            }
-            _ => (None, None),
-        };
-        if let Some(left_out) = left_out.filter(|left_out| *left_out > 0) {
-            let warning =
-                format!("{left_out} devices and pipes of the image were left out of rootfs");
-            self.buildctl.tracker.with(|tracker| tracker.warn(&warning));
-        }
-        let of_contents =
-            contents.as_ref().map(|contents| contents.platforms.clone()).unwrap_or_default();
-        let described = metadata
-            .descriptor
-            .as_ref()
-            .and_then(|descriptor| descriptor.platform.as_ref())
-            .map(Platform::text);
-        let platforms = [
-            of_contents,
-            described.into_iter().collect(),
-            self.instructions.parameters.platforms.clone(),
-        ];
-        Ok(Some(BuiltTarget {
-            digest,
-            config_digest: metadata
-                .config_digest
-                .or_else(|| contents.as_ref()?.config_digest.clone()),
-            size: contents.map(|contents| contents.size),
-            media_type: metadata.descriptor.and_then(|descriptor| descriptor.media_type),
-            platforms: platforms
-                .into_iter()
-                .find(|platforms| !platforms.is_empty())
-                .unwrap_or_default(),
-            tar,
-        }))
+        let request = build_request(self.instructions, self.located, self.inputs, &target);
+        let outputs = request.outputs.into_iter();
+        Ok(Solve {
+            input: Input::Frontend { name: FRONTEND.to_owned(), attributes: request.attributes },
+            exporters: outputs.map(|output| files.exporter(output, folder)).collect(),
+            cache_imports: request.cache_imports,
+            cache_exports: request.cache_exports,
+            services: self.services()?,
+        })
     }
 
-    /// An additional image is not pushed; its tar names it so that it does not take the place of the main one when it is loaded.
+    fn built(
+        &self,
+        digest: Digest,
+        image: ExportedImage,
+        written: Option<(WrittenTar, Contents)>,
+    ) -> BuiltTarget {
+        let (tar, contents) = written.unzip();
+        let of_contents =
+            contents.as_ref().map(|contents| contents.platforms.clone()).unwrap_or_default();
+        let platforms = [
+            of_contents,
+            image.platform.into_iter().collect(),
+            self.instructions.parameters.platforms.clone(),
+        ];
+        let known = platforms.into_iter().find(|platforms| !platforms.is_empty());
+        BuiltTarget {
+            digest,
+            config_digest: image.config_digest.or_else(|| contents.as_ref()?.config_digest.clone()),
+            size: contents.map(|contents| contents.size),
+            media_type: image.media_type,
+            platforms: known.unwrap_or_default(),
+            tar,
+        }
+    }
+
+    /// An additional image is not pushed; its tar names it so that it does not take the place of
+    /// the main one when it is loaded.
     fn additional_references(&self, stage: Option<&str>) -> Vec<ImageReference> {
         let main = self.instructions.references.first();
         main.zip(stage).and_then(|(main, stage)| main.with_tag_suffix(stage)).into_iter().collect()
     }
 
-    fn streams(&self, folder: Option<&Folder>) -> Streams<TarFile, u64> {
-        let Some(Folder { made, .. }) = folder else {
-            return Streams { input: None, output: None, back_channel: None };
+    fn services(&self) -> Result<Services, BuildFailure> {
+        // Opened by descriptor: a directory replaced by a symlink is rejected.
+        let open = |path: &Path| {
+            let below = path.strip_prefix(&self.located.root).unwrap_or(path);
+            let root = Directory::open(&self.located.root);
+            root.and_then(|root| root.open_below(below)).map(Arc::new).map_err(|error| {
+                let message = format!("cannot open {:?} of the source: {error}", below.display());
+                BuildFailure::new(FailureReason::SourceUnreadable, message)
+            })
         };
-        let (for_tar, for_rootfs) = (made.clone(), made.clone());
-        let rootfs: Taker<u64> = Box::new(move |stream| write_rootfs(&for_rootfs, stream));
-        Streams {
-            input: None,
-            output: Some(Box::new(move |stream| write_tar(&for_tar, stream))),
-            back_channel: self.instructions.image.unpack_rootfs.then_some(rootfs),
-        }
+        let images = self.inputs.images.iter().enumerate();
+        Ok(Services {
+            directories: BTreeMap::from([
+                (CONTEXT.to_owned(), open(&self.located.context)?),
+                (DOCKERFILE.to_owned(), open(&self.located.dockerfile_directory)?),
+            ]),
+            secrets: self.inputs.secrets.clone(),
+            ssh: self.inputs.ssh.clone(),
+            layouts: images
+                .map(|(number, image)| (image_name(number), image.layout.clone()))
+                .collect(),
+            ..self.solver.services()
+        })
     }
 
-    fn failed(&self) -> BuildFailure {
-        let mut failure = self.buildctl.tracker.with(|tracker| {
-            let remarks: Vec<&str> = tracker.remarks().collect();
-            diagnose(&Evidence {
-                step: tracker.failed(),
-                remarks: &remarks,
-                activity: Activity::Build,
-            })
+    fn failed(&self, error: &SolveError) -> BuildFailure {
+        if let SolveError::Failed(failure) = error {
+            let lines: Vec<String> = self.solver.tracker().with(|tracker| {
+                excerpt(failure).iter().map(|line| tracker.redact(line, MAX_LINE_BYTES)).collect()
+            });
+            solver::print(&lines);
+        }
+        let mut failure = self.solver.tracker().with(|tracker| {
+            diagnose(&Evidence { error, step: tracker.failed(), activity: Activity::Build })
         });
-        for (number, image) in self.given.images.iter().enumerate() {
+        for (number, image) in self.inputs.images.iter().enumerate() {
             let name = format!("docker.io/library/{}", image_name(number));
-            failure.message =
-                failure.message.replace(&name, &format!("imageArgs.{}", image.argument));
+            let argument = format!("imageArgs.{}", image.argument);
+            failure.message = failure.message.replace(&name, &argument);
         }
         failure
     }
 }
 
-fn unwritten(error: io::Error) -> BuildFailure {
-    BuildFailure::new(storage_reason(&error), format!("the image could not be written: {error}"))
+fn not_written(error: io::Error) -> BuildFailure {
+    BuildFailure::new(storage_reason(&error), format!("the output cannot be written: {error}"))
 }
 
-/// The files beside the tar. The digest file holds what the task's does: in docker's format the digest of the configuration,
-/// which Docker calls the image's ID, in OCI's the digest that index.json lists first.
+/// Files written from a solve's exports.
+#[derive(Default)]
+struct ExportedFiles {
+    tar: Option<oneshot::Receiver<TarFile>>,
+    left_out: Option<oneshot::Receiver<u64>>,
+}
+
+impl ExportedFiles {
+    /// Creates an exporter and stores its receiver.
+    fn exporter(&mut self, output: Output, folder: Option<&Folder>) -> Exporter {
+        let folder = folder.map(|folder| folder.made.clone());
+        let consumer: Option<Consumer> = match (output.destination, folder) {
+            (Destination::Tar, Some(folder)) => {
+                let (sender, receiver) = oneshot::channel();
+                self.tar = Some(receiver);
+                Some(Box::new(move |stream| {
+                    let _ = sender.send(write_tar(&folder, stream)?);
+                    Ok(())
+                }))
+            }
+            (Destination::Rootfs, Some(folder)) => {
+                let (sender, receiver) = oneshot::channel();
+                self.left_out = Some(receiver);
+                Some(Box::new(move |stream| {
+                    let _ = sender.send(write_rootfs(&folder, stream)?);
+                    Ok(())
+                }))
+            }
+            _ => None,
+        };
+        Exporter { kind: output.kind.to_owned(), attributes: output.attributes, consumer }
+    }
+
+    /// The tar, once the solve has succeeded.
+    fn tar(&mut self) -> Option<TarFile> {
+        self.tar.take()?.try_recv().ok()
+    }
+
+    /// Returns the number of skipped devices.
+    fn left_out(&mut self) -> Option<u64> {
+        self.left_out.take()?.try_recv().ok()
+    }
+}
+
+/// The lines of the Dockerfile that failed, as BuildKit's own client prints them.
+fn excerpt(failure: &SolveFailure) -> Vec<String> {
+    let Some(location) = failure.location.as_ref().filter(|_| !failure.excerpt.is_empty()) else {
+        return Vec::new();
+    };
+    let rule = "-".repeat(20);
+    let lines = failure.excerpt.iter().map(|line| {
+        let mark = if line.is_failed { ">>>" } else { "   " };
+        format!("{:>4} | {mark} {}", line.number, line.text)
+    });
+    let title = format!("{}:{}", location.file, location.first_line);
+    [title, rule.clone()].into_iter().chain(lines).chain([rule]).collect()
+}
+
+fn digest(response: &ExporterResponse, key: &str) -> Result<Option<Digest>, BuildFailure> {
+    let text = response.get(key).filter(|text| !text.is_empty());
+    text.map(|text| Digest::try_from(text.clone())).transpose().map_err(|error| {
+        BuildFailure::new(FailureReason::Internal, format!("BuildKit's {key} is invalid: {error}"))
+    })
+}
+
+/// The descriptor of the manifest or index, which is JSON in base64.
+fn descriptor(response: &ExporterResponse) -> Option<Descriptor> {
+    let text = response.get("containerimage.descriptor")?;
+    serde_json::from_slice(&STANDARD.decode(text).ok()?).ok()
+}
+
+/// The files beside the tar. The digest file holds what the task's does: in docker's format the
+/// digest of the configuration, which Docker calls the image's ID, in OCI's the digest that
+/// index.json lists first.
 fn finish(
     folder: &Folder,
     tar: TarFile,
@@ -275,21 +382,4 @@ fn finish(
         format,
     };
     Ok((written, contents))
-}
-
-fn read_metadata(path: &Path) -> Result<Metadata, BuildFailure> {
-    let read = || -> io::Result<Metadata> {
-        match fs::read(path) {
-            Ok(metadata) => Ok(serde_json::from_slice(&metadata)?),
-            // buildctl writes none where nothing is exported.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Metadata::default()),
-            Err(error) => Err(error),
-        }
-    };
-    read().map_err(|error| {
-        BuildFailure::new(
-            FailureReason::Internal,
-            format!("BuildKit's answer about the image cannot be read: {error}"),
-        )
-    })
 }

@@ -106,6 +106,40 @@ fn what_is_missing_has_a_name() {
     assert!(syntax["failure"]["message"].as_str().unwrap().contains("RUNN"), "{syntax}");
 }
 
+/// The runner is user 1000, and a claim may hold files of others.
+#[test]
+fn a_file_that_the_runner_cannot_read_is_named_if_the_build_asks_for_it() {
+    let namespace = Namespace::new("unreadable");
+    namespace.claim("sources");
+    namespace.pod_on_claim("writer", "sources");
+    namespace.shell(
+        "writer",
+        "cd /claim && echo text > public.txt && echo secret > closed.txt && chmod 600 closed.txt
+printf 'FROM scratch\\nCOPY . /\\n' > all && printf 'FROM scratch\\nCOPY public.txt /\\n' > one
+printf 'FROM scratch\\nCOPY . /\\n' > ignoring && echo closed.txt > ignoring.dockerignore",
+    );
+    for name in ["all", "one", "ignoring"] {
+        namespace.apply(&format!(
+            "
+apiVersion: ocibuild.dev/v1alpha1
+kind: OciBuild
+metadata: {{ name: {name} }}
+spec:
+  source: {{ persistentVolumeClaim: {{ claimName: sources }} }}
+  context: .
+  dockerfile: {name}
+  imageName: {name}
+"
+        ));
+    }
+    let failure = namespace.failed("all", "SourceUnreadable")["failure"].clone();
+    let message = failure["message"].as_str().unwrap();
+    assert!(message.contains("cannot read \"closed.txt\" (mode 0600, owner 0:0)"), "{message}");
+    for name in ["one", "ignoring"] {
+        namespace.succeeded(name);
+    }
+}
+
 #[test]
 fn a_missing_claim_is_waited_for_and_then_named() {
     let namespace = Namespace::new("no-claim");

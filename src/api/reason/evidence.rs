@@ -4,6 +4,7 @@ use super::FailureReason;
 
 impl FailureReason {
     /// Where the failure shows, in the words of who says it.
+    #[expect(clippy::too_many_lines, reason = "a line for each reason")]
     pub const fn evidence(self) -> &'static str {
         match self {
             Self::InvalidSpec => {
@@ -38,6 +39,9 @@ impl FailureReason {
             }
             Self::SourceInvalid => {
                 "The runner unpacks the source: no tar, a path or link that leaves the root, a device, too large."
+            }
+            Self::SourceUnreadable => {
+                "The runner compares type, size and modification time of each requested file with the announced values."
             }
             Self::ContextMissing => "The runner looks for the context in the source.",
             Self::DockerfileMissing => {

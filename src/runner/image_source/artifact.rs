@@ -41,11 +41,11 @@ fn place_now(layer: &Layer, download: &Path, root: &Path) -> Result<Placed, Buil
     };
     match layer.purpose()? {
         Use::File(path) => {
-            move_below(root, &path, download).map_err(|error| refused("written", error))?
+            move_below(root, &path, download).map_err(|error| refused("written", error))?;
         }
         Use::Look if !is_archive(download).map_err(not_written)? => return Ok(Placed::No),
         Use::Look | Use::Unpack => {
-            unpack(download, root).map_err(|error| refused("unpacked", error))?
+            unpack(download, root).map_err(|error| refused("unpacked", error))?;
         }
     }
     Ok(Placed::Yes)

@@ -4,7 +4,9 @@ use std::{error::Error, io, iter};
 
 use reqwest::StatusCode;
 
-use crate::{api::FailureReason as Reason, runner::result::BuildFailure};
+use crate::{
+    api::FailureReason as Reason, buildkit::auth::TokenError, runner::result::BuildFailure,
+};
 
 /// The source is not what it should be.
 pub fn invalid(words: impl Into<String>) -> BuildFailure {
@@ -104,6 +106,37 @@ pub fn of_transport(host: &str, error: &reqwest::Error) -> BuildFailure {
         )
     };
     BuildFailure::new(reason, words)
+}
+
+/// Maps a token error. Token servers report an unknown user with various statuses.
+pub fn of_token(host: &str, has_login: bool, error: &TokenError) -> BuildFailure {
+    match error {
+        TokenError::Unauthorized { .. } | TokenError::Status { status: 400 | 404, .. } => {
+            of_status(host, StatusCode::UNAUTHORIZED, None, has_login)
+        }
+        TokenError::Status { status, .. } => {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY);
+            of_status(host, status, None, has_login)
+        }
+        TokenError::Transport { reason, .. } => {
+            let named =
+                [("dns error", Reason::NameResolution), ("certificate", Reason::TlsFailure)];
+            let found = named.into_iter().find(|(words, _)| reason.contains(words));
+            let reason = found.map_or(Reason::RegistryUnavailable, |(_, reason)| reason);
+            BuildFailure::new(reason, error.to_string())
+        }
+        TokenError::TimedOut { .. } => {
+            BuildFailure::new(Reason::RegistryUnavailable, error.to_string())
+        }
+        TokenError::InsecureRealm { .. } => invalid(format!(
+            "{host} wants its credentials sent to a token server without https; they were not sent; repair the registry"
+        )),
+        TokenError::Malformed { .. }
+        | TokenError::InvalidRealm { .. }
+        | TokenError::Client { .. } => {
+            invalid(format!("{error}; check the reference, or repair the registry"))
+        }
+    }
 }
 
 /// An I/O error hides the error that it was made of from `source`.

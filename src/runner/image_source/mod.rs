@@ -7,50 +7,30 @@
 //! ```
 
 mod artifact;
-mod credentials;
 mod failure;
 mod manifest;
 mod registry;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use oci_spec::distribution::Reference;
 
-pub use self::registry::client;
+pub use self::registry::{client, client_builder};
 use self::{
     artifact::Placed,
-    credentials::Credentials,
     failure::{invalid, not_written},
     manifest::{Content, Layer},
     registry::Registry,
 };
-use super::result::BuildFailure;
-use crate::{api::FailureReason, plan::Digest};
+use super::{registry_auth::RegistryLogins, result::BuildFailure};
+use crate::{api::FailureReason, buildkit::auth::TokenAuthority, plan::Digest};
 
 /// Most that the layers of an artifact may hold together, as packed. The volume's own limit is usually lower.
 const BYTES_LIMIT: u64 = 64 << 30;
 /// More than any artifact has; each is a request of its own.
 const LAYERS_LIMIT: usize = 1000;
-
-/// How registries are reached.
-#[derive(Clone, Debug)]
-pub struct RegistryAccess<'a> {
-    /// Folder of the config.json with the credentials (`auths`).
-    pub docker_config: &'a Path,
-    /// Mirrors (`host` or `host/path`) that are asked before a registry, by the registry's host.
-    pub mirrors: &'a BTreeMap<String, Vec<String>>,
-    /// Hosts that speak plain http.
-    pub plain_http: &'a [String],
-    /// Hosts whose certificate is not checked.
-    pub insecure: &'a [String],
-    /// PEM files of authorities that are trusted beside those of the system.
-    pub authorities: Vec<PathBuf>,
-}
 
 /// What a reference turned out to be.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,7 +47,8 @@ pub enum Resolved {
 /// Finds out what a reference is, and puts the files of an artifact into the folder `root`.
 pub async fn resolve(
     reference: &str,
-    access: &RegistryAccess<'_>,
+    logins: &RegistryLogins,
+    authority: &TokenAuthority,
     root: &Path,
 ) -> Result<Resolved, BuildFailure> {
     let pull = async {
@@ -76,7 +57,7 @@ pub async fn resolve(
                 "{error}; write registry, repository and tag or digest, such as registry.example.com/team/sources:v1"
             ))
         })?;
-        Pull::new(&parsed, access)?.run(&parsed, root).await
+        Pull::new(&parsed, logins, authority).run(&parsed, root).await
     };
     pull.await.map_err(|failure| BuildFailure {
         message: format!("{reference}: {}", failure.message),
@@ -85,20 +66,21 @@ pub async fn resolve(
 }
 
 /// The mirrors and, last, the registry itself.
-struct Pull {
-    registries: Vec<Registry>,
+struct Pull<'a> {
+    registries: Vec<Registry<'a>>,
 }
 
-impl Pull {
-    fn new(reference: &Reference, access: &RegistryAccess<'_>) -> Result<Self, BuildFailure> {
-        let credentials = Credentials::read(access.docker_config)?;
+impl<'a> Pull<'a> {
+    fn new(reference: &Reference, logins: &RegistryLogins, authority: &'a TokenAuthority) -> Self {
         let host = reference.registry();
-        let mirrors = access.mirrors.get(host).into_iter().flatten().map(String::as_str);
+        let registry = logins.registries().get(host);
+        let mirrors = registry.into_iter().flat_map(|registry| &registry.mirrors);
         let registries = mirrors
+            .map(String::as_str)
             .chain([host])
-            .map(|place| Registry::new(place, reference.repository(), access, &credentials))
+            .map(|place| Registry::new(place, reference.repository(), logins, authority))
             .collect();
-        Ok(Self { registries })
+        Self { registries }
     }
 
     async fn run(&mut self, reference: &Reference, root: &Path) -> Result<Resolved, BuildFailure> {

@@ -10,7 +10,7 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 use reqwest::{
-    Certificate, Client, RequestBuilder, Response, StatusCode, Url,
+    Certificate, Client, ClientBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE},
 };
 use serde::Deserialize;
@@ -18,58 +18,59 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt;
 
 use super::{
-    RegistryAccess,
-    credentials::{Credentials, Login},
-    failure::{invalid, not_written, of_status, of_transport},
+    failure::{invalid, not_written, of_status, of_token, of_transport},
     manifest::{ACCEPTED, Content, Layer},
 };
 use crate::{
     api::FailureReason,
+    buildkit::auth::{Credential, CredentialSource, HttpClients, TokenAuthority, TokenRequest},
     plan::Digest,
-    runner::{result::BuildFailure, retry_after},
+    runner::{
+        registry_auth::RegistryLogins, result::BuildFailure, retry_after, source::authorities,
+    },
 };
 
 /// Registries themselves take no larger manifests.
 const MANIFEST_LIMIT: usize = 4 << 20;
-const TOKEN_LIMIT: usize = 1 << 20;
 const ERROR_LIMIT: usize = 1 << 16;
 const CONNECT: Duration = Duration::from_secs(10);
 /// Longest silence of a registry. The whole of a large layer may take longer.
 const SILENCE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 60 });
-/// Longest time for a manifest or a token.
+/// Longest time for a manifest.
 const SMALL_ANSWER: Duration = Duration::from_mins(2);
 const CLIENT_ID: &str = "ocibuild";
 
 /// One registry or mirror, and the repository that is pulled from it.
-pub struct Registry {
+pub struct Registry<'a> {
     host: String,
     /// `https://host/v2/repository`
     base: String,
-    login: Option<Login>,
+    login: Option<Credential>,
     client: Result<Client, BuildFailure>,
+    authority: &'a TokenAuthority,
     /// What the last challenge was answered with.
     authorization: Option<HeaderValue>,
 }
 
-impl Registry {
+impl<'a> Registry<'a> {
     /// `place` is a host, for a mirror also a host and a path that goes before the repository, as in buildkitd.toml.
     pub fn new(
         place: &str,
         repository: &str,
-        access: &RegistryAccess<'_>,
-        credentials: &Credentials,
+        logins: &RegistryLogins,
+        authority: &'a TokenAuthority,
     ) -> Self {
         let (host, prefix) = place
             .split_once('/')
             .map_or((place, String::new()), |(host, path)| (host, format!("{path}/")));
-        let is_listed = |hosts: &[String]| hosts.iter().any(|listed| listed == host);
-        let scheme = if is_listed(access.plain_http) { "http" } else { "https" };
+        let scheme = if logins.is_plain_http(host) { "http" } else { "https" };
         let address = if host == "docker.io" { "registry-1.docker.io" } else { host };
         Self {
             host: host.to_owned(),
             base: format!("{scheme}://{address}/v2/{prefix}{repository}"),
-            login: credentials.of(host),
-            client: client(&access.authorities, is_listed(access.insecure)),
+            login: logins.credential(host, Some(repository)),
+            client: client(&authorities(logins.registries()), logins.accepts_any_certificate(host)),
+            authority,
             authorization: None,
         }
     }
@@ -219,13 +220,16 @@ impl Registry {
                 let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
                 found.map(|(_, value)| value.to_unescaped())
             };
-            let realm = parameter("realm").and_then(|realm| Url::parse(&realm).ok()).ok_or_else(|| {
-                invalid(format!("{} asks for a token, but names no server that gives it; check the reference", self.host))
+            let realm = parameter("realm").ok_or_else(|| {
+                invalid(format!(
+                    "{} asks for a token, but names no server that gives it; check the reference",
+                    self.host
+                ))
             })?;
             return self.token(realm, parameter("service"), parameter("scope")).await.map(Some);
         }
         match (is("basic"), &self.login) {
-            (Some(_), Some(Login::Password { user, password })) => {
+            (Some(_), Some(Credential::Password { user, password })) => {
                 let request = self
                     .client
                     .as_ref()
@@ -240,71 +244,25 @@ impl Registry {
         }
     }
 
-    /// A token for the repository, of the server that the registry names (the distribution project's token authentication).
+    /// Fetches a token for the repository from the server that the registry names (the distribution
+    /// project's token authentication).
     async fn token(
         &self,
-        realm: Url,
+        realm: String,
         service: Option<String>,
         scope: Option<String>,
     ) -> Result<HeaderValue, BuildFailure> {
-        #[derive(Deserialize)]
-        struct Token {
-            token: Option<String>,
-            access_token: Option<String>,
-        }
-        if self.login.is_some() && self.base.starts_with("https:") && realm.scheme() != "https" {
-            return Err(invalid(format!(
-                "{} wants its credentials sent to a token server without https; they were not sent; repair the registry",
-                self.host
-            )));
-        }
-        let client = self.client.as_ref().map_err(Clone::clone)?;
-        let query = [("service", service), ("scope", scope)]
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, value?)));
-        let mut query: Vec<(&str, String)> = query.collect();
-        let request: RequestBuilder = match &self.login {
-            None => client.get(realm).query(&query),
-            Some(Login::Password { user, password }) => {
-                client.get(realm).query(&query).basic_auth(user, Some(password))
-            }
-            Some(Login::IdentityToken(token)) => {
-                let more = [
-                    ("grant_type", "refresh_token"),
-                    ("client_id", CLIENT_ID),
-                    ("refresh_token", token),
-                ];
-                query.extend(more.map(|(key, value)| (key, value.to_owned())));
-                client.post(realm).form(&query)
-            }
+        let request = TokenRequest {
+            client_id: CLIENT_ID.to_owned(),
+            host: self.host.clone(),
+            realm,
+            service: service.unwrap_or_default(),
+            scopes: scope.into_iter().collect(),
         };
-        let sent = request.timeout(SMALL_ANSWER).send().await;
-        let response = sent
-            .map_err(|error| of_transport(&format!("the token server of {}", self.host), &error))?;
-        match response.status() {
-            StatusCode::OK => {}
-            // A token server says in several ways that it does not know the user or the repository.
-            StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
-                return Err(of_status(
-                    &self.host,
-                    StatusCode::UNAUTHORIZED,
-                    None,
-                    self.login.is_some(),
-                ));
-            }
-            _ => return Err(self.refusal(response).await),
-        }
-        let body = self.bounded(response, TOKEN_LIMIT, "token").await?;
-        let token = serde_json::from_slice::<Token>(&body)
-            .ok()
-            .and_then(|answer| answer.token.or(answer.access_token));
-        let value = token.and_then(|token| HeaderValue::try_from(format!("Bearer {token}")).ok());
-        let mut value = value.ok_or_else(|| {
-            invalid(format!(
-                "the token server of {} gives no token; check the reference",
-                self.host
-            ))
-        })?;
+        let token = self.authority.fetch_token_with(&request, self.login.as_ref()).await;
+        let token = token.map_err(|error| of_token(&self.host, self.login.is_some(), &error))?;
+        let mut value = HeaderValue::try_from(format!("Bearer {}", token.token))
+            .map_err(|_| invalid(format!("the token server of {} gives no token", self.host)))?;
         value.set_sensitive(true);
         Ok(value)
     }
@@ -333,6 +291,24 @@ impl Registry {
 
 /// A client that trusts these authorities beside those of the system.
 pub fn client(trusted: &[PathBuf], accepts_any_certificate: bool) -> Result<Client, BuildFailure> {
+    client_builder(trusted, accepts_any_certificate)?.build().map_err(|error| {
+        let cause = iter::successors(error.source(), |&error| error.source())
+            .last()
+            .map_or_else(String::new, ToString::to_string);
+        BuildFailure::new(
+            FailureReason::TlsFailure,
+            format!(
+                "https cannot be set up: {cause}; give the runner's image or registries.ca certificates of authorities"
+            ),
+        )
+    })
+}
+
+/// The settings of such a client.
+pub fn client_builder(
+    trusted: &[PathBuf],
+    accepts_any_certificate: bool,
+) -> Result<ClientBuilder, BuildFailure> {
     // An error means that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let failure = |words: String| BuildFailure::new(FailureReason::TlsFailure, words);
@@ -350,16 +326,11 @@ pub fn client(trusted: &[PathBuf], accepts_any_certificate: bool) -> Result<Clie
         }
         authorities.extend(read);
     }
-    let builder = Client::builder()
+    Ok(Client::builder()
         .user_agent(concat!("ocibuild/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT)
         .read_timeout(SILENCE)
         .referer(false)
         .tls_danger_accept_invalid_certs(accepts_any_certificate)
-        .tls_certs_merge(authorities);
-    builder.build().map_err(|error| {
-        let cause =
-            iter::successors(error.source(), |&error| error.source()).last().map_or_else(String::new, ToString::to_string);
-        failure(format!("https cannot be set up: {cause}; give the runner's image or registries.ca certificates of authorities"))
-    })
+        .tls_certs_merge(authorities))
 }

@@ -7,6 +7,7 @@ use std::{
     fs,
     net::TcpListener as Socket,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use axum::{
@@ -18,7 +19,11 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use self::server::{Content, REPOSITORY, Registry, digest};
-use super::{BuildFailure, FailureReason, RegistryAccess, Resolved, resolve};
+use super::{BuildFailure, FailureReason, RegistryLogins, Resolved, TokenAuthority, resolve};
+use crate::{
+    plan::instructions::{MountedAuthority, RegistryInstructions},
+    runner::{docker_config::DockerConfig, progress::SharedTracker},
+};
 
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
@@ -39,44 +44,45 @@ fn title(title: &str) -> Value {
 /// A folder for the source and what is known of registries.
 struct Client {
     work: tempfile::TempDir,
-    mirrors: BTreeMap<String, Vec<String>>,
-    plain_http: Vec<String>,
-    insecure: Vec<String>,
-    authorities: Vec<PathBuf>,
+    registries: BTreeMap<String, RegistryInstructions>,
+    auths: Value,
 }
 
 impl Client {
     fn of(registries: &[&Registry]) -> Self {
-        Self {
+        let mut client = Self {
             work: tempfile::tempdir().unwrap(),
-            mirrors: BTreeMap::new(),
-            plain_http: registries.iter().map(|registry| registry.host.clone()).collect(),
-            insecure: Vec::new(),
-            authorities: Vec::new(),
+            registries: BTreeMap::new(),
+            auths: json!({}),
+        };
+        for registry in registries {
+            client.registry(&registry.host).http = true;
         }
+        client
+    }
+
+    fn registry(&mut self, host: &str) -> &mut RegistryInstructions {
+        self.registries.entry(host.to_owned()).or_default()
     }
 
     fn mirror(mut self, registry: &str, mirrors: &[&str]) -> Self {
-        self.mirrors
-            .insert(registry.to_owned(), mirrors.iter().map(|&mirror| mirror.to_owned()).collect());
+        self.registry(registry).mirrors = mirrors.iter().map(|&mirror| mirror.to_owned()).collect();
         self
     }
 
     fn login(self, host: &str, credentials: Value) -> Self {
-        let auths = json!({ "auths": { host: credentials } });
-        fs::write(self.work.path().join("config.json"), auths.to_string()).unwrap();
-        self
+        Self { auths: json!({ host: credentials }), ..self }
     }
 
     async fn resolve(&self, reference: &str) -> Result<Resolved, BuildFailure> {
-        let access = RegistryAccess {
-            docker_config: self.work.path(),
-            mirrors: &self.mirrors,
-            plain_http: &self.plain_http,
-            insecure: &self.insecure,
-            authorities: self.authorities.clone(),
-        };
-        resolve(reference, &access, &self.root()).await
+        let config = DockerConfig::new(self.auths.as_object().unwrap());
+        let logins = Arc::new(RegistryLogins::new(
+            config,
+            self.registries.clone(),
+            SharedTracker::default(),
+        ));
+        let authority = TokenAuthority::new(logins.clone(), logins.clone()).unwrap();
+        resolve(reference, &logins, &authority, &self.root()).await
     }
 
     fn root(&self) -> PathBuf {
@@ -313,7 +319,9 @@ async fn a_registry_that_cannot_be_reached_has_a_name() {
     })
     .await;
     let mut client = Client::of(&[&silent]);
-    client.plain_http.extend([closed.to_string(), "registry.invalid".to_owned()]);
+    for host in [&closed.to_string(), "registry.invalid"] {
+        client.registry(host).http = true;
+    }
     for (host, expected) in [
         (closed.to_string(), FailureReason::RegistryUnavailable),
         ("registry.invalid".to_owned(), FailureReason::NameResolution),
@@ -376,14 +384,13 @@ async fn with_tokens() -> Registry {
         if let Some(query) = path.strip_prefix("/token") {
             let is_right = query.contains("service=s")
                 && query.contains("scope=repository%3Ateam%2Fsources%3Apull");
-            let is_known = is_right && sent(&format!("Basic {}", STANDARD.encode("u:hunter2")));
-            let is_identity = headers
-                .get(header::CONTENT_TYPE)
-                .is_some_and(|sent| *sent == *"application/x-www-form-urlencoded");
-            return match (is_known, is_identity) {
-                (true, _) => r#"{"token":"good"}"#.into_response(),
-                (_, true) => r#"{"access_token":"good"}"#.into_response(),
-                _ => (StatusCode::FORBIDDEN, "no").into_response(),
+            let is_known = ["username=u&password=hunter2", "refresh_token=long"]
+                .iter()
+                .any(|login| query.contains(login));
+            return if is_right && is_known {
+                r#"{"access_token":"good"}"#.into_response()
+            } else {
+                (StatusCode::FORBIDDEN, "no").into_response()
             };
         }
         if sent("Bearer good") {
@@ -528,11 +535,18 @@ async fn a_certificate_is_checked_against_the_authorities_that_are_named_unless_
         (vec![], Some(registry.host.as_str()), None),
     ] {
         let mut client = Client::of(&[]);
-        client.insecure.extend(insecure.map(str::to_owned));
+        if let Some(host) = insecure {
+            client.registry(host).insecure = true;
+        }
         for (number, pem) in authorities.iter().enumerate() {
             let file = client.work.path().join(number.to_string());
             fs::write(&file, pem).unwrap();
-            client.authorities.push(file);
+            let ca = MountedAuthority {
+                config_map: "authorities".to_owned(),
+                key: number.to_string(),
+                path: file,
+            };
+            client.registry(&format!("registry-{number}.example")).ca = Some(ca);
         }
         let Some(words) = words else {
             assert_eq!(client.resolve(&registry.address).await.unwrap(), Resolved::Artifact);
@@ -553,7 +567,7 @@ async fn credentials_are_not_sent_to_a_token_server_without_https() {
             .0;
     let mut client =
         Client::of(&[]).login(&registry.host, json!({ "username": "u", "password": "hunter2" }));
-    client.insecure.push(registry.host.clone());
+    client.registry(&registry.host).insecure = true;
     let (reason, message) = client.failure(&registry.address).await;
     assert_eq!(reason, FailureReason::SourceInvalid, "{message}");
     assert!(message.contains("they were not sent"), "{message}");

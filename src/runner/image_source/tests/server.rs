@@ -16,6 +16,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+const MAX_FORM_BYTES: usize = 4096;
+
 pub const REPOSITORY: &str = "team/sources";
 
 /// A registry, and what it answers to a path below its address.
@@ -27,6 +29,8 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// Starts a registry with this answer to a path. A form that is sent comes after the path, on a
+    /// line of its own.
     pub async fn start(
         answer: impl Fn(&str, &HeaderMap) -> Response + Send + Sync + 'static,
     ) -> Self {
@@ -62,7 +66,13 @@ impl Registry {
         let answer = Arc::new(answer);
         let router = Router::new().fallback(move |request: Request| {
             let answer = answer.clone();
-            async move { answer(&request.uri().to_string(), request.headers()) }
+            async move {
+                let (parts, body) = request.into_parts();
+                let form = axum::body::to_bytes(body, MAX_FORM_BYTES).await.unwrap();
+                let form = String::from_utf8(form.to_vec()).unwrap();
+                let form = if form.is_empty() { form } else { format!("\n{form}") };
+                answer(&format!("{}{form}", parts.uri), &parts.headers)
+            }
         });
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { host: address.to_string(), address: format!("{address}/{REPOSITORY}:v1") }

@@ -1,5 +1,6 @@
-//! What a build is given by files of its source and by mounted Secrets, checked before anything is built. The files are a
-//! tenant's: none leads out of the source, and none is larger than it may be.
+//! The inputs of a build besides its context: build arguments, labels, images, secrets and SSH
+//! keys, from the spec, files of the source and mounted Secrets, checked before anything is built.
+//! The files are untrusted: paths must stay inside the source, and sizes are limited.
 
 use std::{
     collections::BTreeMap,
@@ -8,10 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-
 use super::{
-    arguments::Given,
     image_args,
     locate::{below, listing},
     parameters::{self, InvalidFile, MOST_BYTES},
@@ -19,31 +17,61 @@ use super::{
 };
 use crate::{
     api::FailureReason,
-    plan::instructions::{Instructions, MountedKey, RegistryInstructions, SecretOrigin},
+    buildkit::{
+        MAX_SECRET_BYTES, Secret,
+        ssh_agent::{SshAgent, SshKey, SshKeyError},
+    },
+    plan::{
+        Digest,
+        instructions::{Instructions, MountedKey, RegistryInstructions, SecretOrigin},
+    },
 };
 
-/// BuildKit takes no larger secret (session/secrets/secretsprovider).
-const SECRET_LIMIT: u64 = 500 * 1024;
+/// The inputs of a build besides its context.
+#[derive(Default)]
+pub struct BuildInputs {
+    /// Build arguments, those of the file among them.
+    pub build_args: BTreeMap<String, String>,
+    /// Labels, those of the file among them.
+    pub labels: BTreeMap<String, String>,
+    /// Images that FROM can use.
+    pub images: Vec<InputImage>,
+    /// Build secrets by id.
+    pub secrets: BTreeMap<String, Secret>,
+    /// SSH agents by id.
+    pub ssh: BTreeMap<String, SshAgent>,
+}
 
-/// Everything that the build is given, and the stage to build.
+/// An image of the source that FROM can use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputImage {
+    /// Name of the build argument.
+    pub argument: String,
+    /// Folder of its OCI layout.
+    pub layout: PathBuf,
+    /// Digest of its manifest or index.
+    pub digest: Digest,
+}
+
+/// Reads all inputs, and the stage to build.
 pub fn read(
     instructions: &Instructions,
     root: &Path,
     work: &Path,
-) -> Result<(Given, Option<String>), BuildFailure> {
+) -> Result<(BuildInputs, Option<String>), BuildFailure> {
     let parameters = &instructions.parameters;
-    let mut given = Given {
+    let mut inputs = BuildInputs {
         build_args: parameters.build_args.clone(),
         labels: parameters.labels.clone(),
-        ..Given::default()
+        ..BuildInputs::default()
     };
     if let Some(path) = &parameters.build_args_file {
-        given
+        inputs
             .build_args
             .extend(parse(root, "buildArgsFile", path, |text| parameters::build_args(path, text))?);
     }
     if let Some(path) = &parameters.labels_file {
-        given.labels.extend(parse(root, "labelsFile", path, parameters::lines)?);
+        inputs.labels.extend(parse(root, "labelsFile", path, parameters::lines)?);
     }
     let stage = match &parameters.target_file {
         Some(path) => Some(parse(root, "targetFile", path, parameters::stage)?),
@@ -52,26 +80,30 @@ pub fn read(
     for (number, (argument, path)) in parameters.image_args.iter().enumerate() {
         let found = find(root, "imageArgs", path)?;
         if !found.is_dir() {
-            // Neither a pipe nor a device: whoever opens one may wait for ever.
+            // Opening a pipe or device can block.
             find_file(root, "imageArgs", path)?;
         }
         let layout = work.join(format!("image-arg-{number}"));
-        given.images.push(image_args::prepare(argument, path, &found, &layout)?);
+        inputs.images.push(image_args::prepare(argument, path, &found, &layout)?);
     }
     for secret in &instructions.secrets {
         let file = match &secret.from {
             SecretOrigin::Key(key) => mounted("secrets", key)?,
             SecretOrigin::File(path) => find_file(root, "secrets", path)?,
         };
-        check_size(&secret.id, &file)?;
-        given.secrets.push((secret.id.clone(), file));
+        inputs.secrets.insert(secret.id.clone(), read_secret(&secret.id, &file)?);
     }
+    inputs.ssh = ssh_agents(instructions)?;
+    Ok((inputs, stage))
+}
+
+fn ssh_agents(instructions: &Instructions) -> Result<BTreeMap<String, SshAgent>, BuildFailure> {
+    let mut keys: BTreeMap<String, Vec<SshKey>> = BTreeMap::new();
     for ssh in &instructions.ssh {
         let file = mounted("ssh", &ssh.key)?;
-        check_private_key(&ssh.key, &file)?;
-        given.ssh.entry(ssh.id.clone()).or_default().push(file);
+        keys.entry(ssh.id.clone()).or_default().push(read_ssh_key(&ssh.key, &file)?);
     }
-    Ok((given, stage))
+    Ok(keys.into_iter().map(|(id, keys)| (id, SshAgent::new(keys))).collect())
 }
 
 fn parse<T>(
@@ -91,7 +123,7 @@ fn parse<T>(
     parse(&text).map_err(|error| invalid(error.to_string()))
 }
 
-/// No more than one byte too much is read.
+/// Reads one byte more than the limit to detect larger files.
 fn read_text(file: &Path) -> io::Result<String> {
     let mut text = String::new();
     fs::File::open(file)?.take(MOST_BYTES as u64 + 1).read_to_string(&mut text)?;
@@ -140,50 +172,39 @@ fn mounted(field: &str, key: &MountedKey) -> Result<PathBuf, BuildFailure> {
     Err(BuildFailure::new(FailureReason::SecretMissing, message))
 }
 
-fn check_size(id: &str, file: &Path) -> Result<(), BuildFailure> {
-    let size = fs::metadata(file).map_or(0, |metadata| metadata.len());
-    if size <= SECRET_LIMIT {
-        return Ok(());
-    }
-    let message =
-        format!("secrets: {id:?} has {size} bytes; BuildKit takes at most {SECRET_LIMIT}");
-    Err(BuildFailure::new(FailureReason::SecretInvalid, message))
-}
-
-const OPENSSH_KEY: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
-const HAS_PASSPHRASE: &str =
-    "has a passphrase, which nobody can type here; ssh-keygen -p -N '' takes it away";
-
-/// Said here, where the Secret can be named; buildctl names only the mounted file.
-fn check_private_key(key: &MountedKey, file: &Path) -> Result<(), BuildFailure> {
-    let text = read_text(file).unwrap_or_default();
-    let words = if !text.contains("PRIVATE KEY-----") {
-        "is no private key"
-    } else if !text.contains(OPENSSH_KEY) {
-        // Keys in other formats are read by buildctl.
-        if !text.contains("ENCRYPTED") {
-            return Ok(());
-        }
-        HAS_PASSPHRASE
-    } else {
-        match is_encrypted(&text) {
-            Some(false) => return Ok(()),
-            Some(true) => HAS_PASSPHRASE,
-            None => "is damaged: it begins as an OpenSSH private key and is none",
-        }
+fn read_secret(id: &str, file: &Path) -> Result<Secret, BuildFailure> {
+    let invalid = |error: String| {
+        BuildFailure::new(FailureReason::SecretInvalid, format!("secrets: {id:?}: {error}"))
     };
-    let message = format!("ssh: key {:?} of Secret {:?} {words}", key.key, key.secret);
-    Err(BuildFailure::new(FailureReason::SecretInvalid, message))
+    // One byte more than there may be shows that there are more.
+    let value = read_at_most(file, MAX_SECRET_BYTES + 1);
+    let value = value.map_err(|error| invalid(format!("cannot be read: {error}")))?;
+    Secret::new(value).map_err(|error| invalid(error.to_string()))
 }
 
-/// Whether a key in OpenSSH's own format names a cipher (openssh, PROTOCOL.key); nothing for what is no such key.
-fn is_encrypted(text: &str) -> Option<bool> {
-    let (_, body) = text.split_once(OPENSSH_KEY)?;
-    let (body, _) = body.split_once("-----END")?;
-    let body: String = body.split_whitespace().collect();
-    let bytes = STANDARD.decode(body).ok()?;
-    let cipher = bytes.strip_prefix(b"openssh-key-v1\0")?.strip_prefix(&[0, 0, 0])?;
-    Some(!cipher.starts_with(b"\x04none"))
+/// Parses the key here, so that the error can name its Secret.
+fn read_ssh_key(key: &MountedKey, file: &Path) -> Result<SshKey, BuildFailure> {
+    let invalid = |words: String| {
+        let message = format!("ssh: key {:?} of Secret {:?} {words}", key.key, key.secret);
+        BuildFailure::new(FailureReason::SecretInvalid, message)
+    };
+    let pem = read_at_most(file, MOST_BYTES + 1)
+        .map_err(|error| invalid(format!("cannot be read: {error}")))?;
+    SshKey::parse(&pem).map_err(|error| {
+        invalid(match error {
+            SshKeyError::NotAPrivateKey => "is not a private key".to_owned(),
+            SshKeyError::PassphraseProtected => {
+                "is passphrase-protected; remove the passphrase with ssh-keygen -p -N ''".to_owned()
+            }
+            other => format!("cannot be used: {other}"),
+        })
+    })
+}
+
+fn read_at_most(file: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    fs::File::open(file)?.take(limit as u64).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// The mounted authorities of registries, checked before anything is fetched with them.
@@ -215,7 +236,9 @@ pub fn check_authorities(
 mod tests {
     use std::{fs, os::unix::fs::symlink};
 
-    use super::{FailureReason, MountedKey, check_private_key, find_file};
+    use super::{
+        FailureReason, MAX_SECRET_BYTES, MountedKey, find_file, read_secret, read_ssh_key,
+    };
 
     #[test]
     fn a_file_that_is_not_there_and_a_link_out_of_the_source_are_told_apart() {
@@ -272,36 +295,31 @@ mod tests {
             path: file.path().to_owned(),
         };
         for (text, words) in [
-            ("hello", Some("is no private key")),
-            ("-----BEGIN RSA PRIVATE KEY-----\nx\n-----END RSA PRIVATE KEY-----\n", None),
-            ("-----BEGIN ENCRYPTED PRIVATE KEY-----\nx\n", Some("has a passphrase")),
+            ("hello", "is not a private key"),
+            (
+                "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+                "is passphrase-protected",
+            ),
             (
                 "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n",
-                Some("is damaged"),
-            ),
-            // "openssh-key-v1", and the name of a cipher: "none", "aes2…".
-            (
-                "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n-----END OPENSSH PRIVATE KEY-----\n",
-                None,
-            ),
-            (
-                "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHI=\n-----END OPENSSH PRIVATE KEY-----\n",
-                Some("has a passphrase"),
+                "cannot be used: ",
             ),
         ] {
             fs::write(file.path(), text).unwrap();
-            let checked = check_private_key(&key, file.path()).map_err(|failure| failure.message);
-            match words {
-                None => assert_eq!(checked, Ok(()), "{text}"),
-                Some(words) => {
-                    let message = checked.unwrap_err();
-                    assert!(
-                        message
-                            .starts_with(&format!("ssh: key \"id\" of Secret \"deploy\" {words}")),
-                        "{message}"
-                    );
-                }
-            }
+            let message = read_ssh_key(&key, file.path()).unwrap_err().message;
+            let expected = format!("ssh: key \"id\" of Secret \"deploy\" {words}");
+            assert!(message.starts_with(&expected), "{message}");
         }
+    }
+
+    #[test]
+    fn a_secret_that_is_too_large_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), vec![b'x'; MAX_SECRET_BYTES]).unwrap();
+        assert_eq!(read_secret("token", file.path()).unwrap().as_bytes().len(), MAX_SECRET_BYTES);
+        fs::write(file.path(), vec![b'x'; MAX_SECRET_BYTES + 7]).unwrap();
+        let failure = read_secret("token", file.path()).unwrap_err();
+        assert_eq!(failure.reason, FailureReason::SecretInvalid);
+        assert!(failure.message.contains("accepts at most 512000"), "{}", failure.message);
     }
 }
