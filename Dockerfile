@@ -1,8 +1,7 @@
-# A stage can be replaced by a folder (`buildctl … --opt context:build=local:…`, `docker build --build-context build=DIR`), as
-# dev/ does where no registry is reachable. The folder must then hold:
-#   build     out/ocibuild  the static binary of the image's platform, and out/build, a link to it
-#             etc/ssl/certs/ca-certificates.crt  the authorities that registries are checked against
-#   buildkit  usr/bin/buildctl
+# The stage `build` can be replaced by a folder (`docker build --build-context build=DIR`), as dev/ does where no registry is
+# reachable. The folder must then hold:
+#   out/ocibuild                       the static binary of the image's platform, and out/build, a link to it
+#   etc/ssl/certs/ca-certificates.crt  the authorities that registries are checked against
 
 FROM --platform=$BUILDPLATFORM rust:1.95-bookworm AS build
 ARG BUILDARCH
@@ -32,15 +31,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     install -D "target/$target/release/ocibuild" /out/ocibuild && \
     ln -s ocibuild /out/build
 
-FROM moby/buildkit:v0.34.2 AS buildkit
-
 FROM scratch
 LABEL org.opencontainers.image.title="ocibuild" \
     org.opencontainers.image.description="A Kubernetes operator that drives OCI image builds as custom resources" \
     org.opencontainers.image.source="https://github.com/ocibuild/ocibuild" \
     org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=buildkit /usr/bin/buildctl /usr/bin/buildctl
 # With `build`, the name that a pipeline's `run: {path: build}` looks for.
 COPY --from=build /out/ /usr/bin/
 ENV PATH=/usr/bin
