@@ -90,7 +90,7 @@ pub fn build(kind: Kind, name: &str, cluster: &Cluster) -> OciBuild {
     });
     match kind {
         Kind::Copied => {
-            spec["output"] = json!({ "persistentVolumeClaim": { "claimName": SHARED_CLAIM } })
+            spec["output"] = json!({ "persistentVolumeClaim": { "claimName": SHARED_CLAIM } });
         }
         Kind::Pushed | Kind::Failing => {
             spec["push"] = json!(true);
