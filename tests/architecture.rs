@@ -1,12 +1,12 @@
 //! The pure core stays pure: no client, no clock of the runtime, no files that move away unseen.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 /// Modules that decide and compute. They are tested by tables, without a cluster.
 const PURE: &[&str] = &[
     "src/api",
     "src/plan",
-    "src/client/ignore.rs",
+    "src/ignore",
     "src/concourse/params.rs",
     "src/controller/lifecycle.rs",
     "src/controller/queue.rs",
@@ -18,7 +18,10 @@ const PURE: &[&str] = &[
     "src/runner/message.rs",
     "src/runner/report.rs",
     "src/runner/parameters.rs",
-    "src/runner/arguments.rs",
+    "src/runner/request.rs",
+    "src/runner/docker_config.rs",
+    "src/buildkit/event.rs",
+    "src/buildkit/llb.rs",
     "src/text.rs",
     "src/runner/image_source/manifest.rs",
 ];
@@ -47,6 +50,61 @@ fn pure_modules_touch_no_client_and_no_runtime() {
             }
         }
     }
+}
+
+/// Independent modules: directory, and modules they may use. The client applies ignore patterns, as
+/// a crate would by depending on the other.
+const INDEPENDENT: &[(&str, &[&str])] =
+    &[("src/ignore", &["ignore::"]), ("src/buildkit", &["buildkit::", "ignore::"])];
+
+#[test]
+fn independent_modules_name_no_other_module() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (folder, allowed) in INDEPENDENT {
+        for file in files(&root.join(folder)) {
+            let text = fs::read_to_string(&file).unwrap();
+            for (number, line) in text.lines().enumerate() {
+                for rest in line.split("crate::").skip(1) {
+                    assert!(
+                        allowed.iter().any(|module| rest.starts_with(module)),
+                        "{}:{}: {folder} names another module: {line}",
+                        file.display(),
+                        number + 1
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// BuildKit's own client is allowed only in dev/ and as the reference of benches and the
+/// differential test.
+#[test]
+fn buildkits_own_client_occurs_only_where_it_is_the_tool_or_the_reference() {
+    let name = ["build", "ctl"].concat();
+    let listed = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("git lists the tracked files");
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let tracked = String::from_utf8(listed.stdout).unwrap();
+    let is_allowed = |file: &&str| {
+        ["dev/", "benches/", "tests/buildkit/differential", "CHANGELOG.md"]
+            .iter()
+            .any(|allowed| file.starts_with(allowed))
+    };
+    let mut searched = 0;
+    for file in tracked.split('\0').filter(|file| !file.is_empty() && !is_allowed(file)) {
+        // A file that was deleted is still listed until that is committed.
+        let Ok(content) = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)) else {
+            continue;
+        };
+        searched += 1;
+        let text = String::from_utf8_lossy(&content).to_lowercase();
+        assert!(!text.contains(&name), "{file} names BuildKit's own client");
+    }
+    assert!(searched > 100, "only {searched} files were searched");
 }
 
 /// The file and the folder of the same name beside it.
