@@ -121,7 +121,7 @@ async fn the_api_server_refuses_bad_manifests_in_these_words() {
             Ok(_) => wrong.push(format!("{change}\n  was taken")),
             Err(message) if same_words(&message, &expected) => {}
             Err(message) => {
-                wrong.push(format!("{change}\n  says     {message}\n  expected {expected}"))
+                wrong.push(format!("{change}\n  says     {message}\n  expected {expected}"));
             }
         }
     }

@@ -209,6 +209,7 @@ impl<'a> Reconciling<'a> {
         self.decisions.push(decision);
     }
 
+    #[expect(clippy::too_many_lines, reason = "an arm for each decision")]
     async fn run(&mut self) -> Result<Action, ReconcileError> {
         let recorded = Recorded::of(&self.build);
         if recorded.is_settled(&self.wanted) {

@@ -101,7 +101,7 @@ pub fn summarise(
     }
     match standing {
         Standing::Begun { attempt, first_attempt, after } => {
-            begin(&mut status, before, facts, *attempt, *first_attempt, *after)
+            begin(&mut status, before, facts, *attempt, *first_attempt, *after);
         }
         Standing::Queued { attempt, first_attempt, position, reason, message } => {
             queue(&mut status, before, facts, *attempt, *first_attempt);

@@ -114,7 +114,7 @@ impl Turns {
     /// Its place in the queue.
     pub fn hold(self: &Arc<Self>, uid: &str, ticket: &Ticket) -> Option<usize> {
         self.change(|queue, now| {
-            queue.hold(uid, ticket, now, now + SignedDuration::try_from(HELD).unwrap_or_default())
+            queue.hold(uid, ticket, now, now + SignedDuration::try_from(HELD).unwrap_or_default());
         });
         let turns = self.clone();
         tokio::spawn(async move {

@@ -126,10 +126,10 @@ fn schemas() -> tempfile::TempDir {
     for (name, schema) in &mut definitions {
         match name.as_str() {
             "io.k8s.apimachinery.pkg.util.intstr.IntOrString" => {
-                *schema = json!({ "type": ["string", "integer"] })
+                *schema = json!({ "type": ["string", "integer"] });
             }
             "io.k8s.apimachinery.pkg.api.resource.Quantity" => {
-                *schema = json!({ "type": ["string", "number"] })
+                *schema = json!({ "type": ["string", "number"] });
             }
             _ => make_strict(schema),
         }

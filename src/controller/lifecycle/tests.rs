@@ -263,7 +263,7 @@ fn a_name_that_stays_taken_is_not_waited_for_for_ever() {
         };
         match decision(&wanted(3, None), &begun, &PodState::Foreign) {
             Decision::Wait { reason: None, recheck: Some(recheck), .. } if !ends => {
-                assert_eq!(recheck, Duration::from_secs(1))
+                assert_eq!(recheck, Duration::from_secs(1));
             }
             Decision::Finish(BuildResult { outcome: Outcome::Failed(failure), .. }) if ends => {
                 assert_eq!(failure.reason, FailureReason::Timeout);

@@ -114,7 +114,7 @@ impl FaultyRegistry {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                serve(tokio::net::TcpListener::from_std(listener).unwrap(), state).await
+                serve(tokio::net::TcpListener::from_std(listener).unwrap(), state).await;
             });
         });
         Self { host, asked }

@@ -205,6 +205,7 @@ RUN --mount=type=secret,id=text --mount=type=secret,id=file --mount=type=ssh tes
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a row for each case")]
 fn secrets_appear_neither_in_the_cluster_nor_on_the_node_nor_in_the_image() {
     let scenario = Scenario::new("secrecy");
     let tag = format!("{}{}", std::process::id(), "7f3a");

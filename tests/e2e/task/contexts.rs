@@ -84,7 +84,7 @@ RUN cd /context && stat -c '%a %Y %n' run.sh private folder > /modes && stat -c 
         task.write(&format!("source/{name}"), format!("{}\n", name.len()).as_bytes());
     }
     let mode = |path: &str, mode| {
-        fs::set_permissions(task.path(path), fs::Permissions::from_mode(mode)).unwrap()
+        fs::set_permissions(task.path(path), fs::Permissions::from_mode(mode)).unwrap();
     };
     mode("source/run.sh", 0o755);
     mode("source/private", 0o600);

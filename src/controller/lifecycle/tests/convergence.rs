@@ -124,8 +124,10 @@ impl World {
             }
             Step::Pod(event) => self.pod(*event),
             Step::Jump(seconds) => {
-                self.now =
-                    self.now.saturating_add(SignedDuration::from_secs(*seconds)).unwrap_or(self.now)
+                self.now = self
+                    .now
+                    .saturating_add(SignedDuration::from_secs(*seconds))
+                    .unwrap_or(self.now);
             }
             Step::Turn(turn) => self.turn = *turn,
             Step::User(change) => {
