@@ -207,13 +207,14 @@ async fn await_response(
     result
 }
 
-type OpeningUpdates = BoxFuture<'static, Option<Streaming<api::StatusResponse>>>;
+type OpeningUpdates = BoxFuture<'static, Option<OpenUpdates>>;
+type OpenUpdates = Box<Streaming<api::StatusResponse>>;
 
 /// The messages of `Control.Status`. An error ends them: `Control.Solve` reports the reason.
 enum Updates {
     /// The daemon does not answer before it knows the reference.
     Opening(OpeningUpdates),
-    Open(Streaming<api::StatusResponse>),
+    Open(OpenUpdates),
     Ended,
 }
 
@@ -222,7 +223,7 @@ impl Updates {
         let mut control = connection.control();
         Self::Opening(Box::pin(async move {
             let response = control.status(api::StatusRequest { r#ref: reference }).await;
-            response.ok().map(tonic::Response::into_inner)
+            response.ok().map(|response| Box::new(response.into_inner()))
         }))
     }
 

@@ -61,13 +61,22 @@ pub struct RegistryLogins {
     tracker: SharedTracker,
 }
 
+/// The answer to a request for Basic credentials.
+#[derive(Default)]
+enum HandedOut {
+    #[default]
+    Nothing,
+    /// `None` is the answer that there is no credential.
+    Answer(Option<Credential>),
+}
+
 /// Authentication state of a registry.
 #[derive(Default)]
 struct Host {
     /// Repositories of the build: the one that is pushed first, then as BuildKit uses them.
     repositories: Vec<String>,
     /// The answer to BuildKit's request for Basic credentials, which it caches.
-    handed_out: Option<Option<Credential>>,
+    handed_out: HandedOut,
 }
 
 impl RegistryLogins {
@@ -97,7 +106,7 @@ impl RegistryLogins {
         if host.repositories.len() < MAX_REPOSITORIES && !host.repositories.contains(&repository) {
             host.repositories.push(repository.clone());
         }
-        let Some(handed_out) = &host.handed_out else { return Ok(()) };
+        let HandedOut::Answer(handed_out) = &host.handed_out else { return Ok(()) };
         match self.config.credential(&name, Some(&repository)) {
             needed @ Some(_) if needed != *handed_out => Err(BasicError::Ambiguous {
                 first: host.repositories[0].clone(),
@@ -154,7 +163,7 @@ impl CredentialSource for RegistryLogins {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         let known = hosts.entry(host.to_owned()).or_default();
         let chosen = self.basic_of(host, known)?;
-        known.handed_out = Some(chosen.clone());
+        known.handed_out = HandedOut::Answer(chosen.clone());
         Ok(chosen)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! They need root, `runc` and the daemon (`buildkitd` from PATH, or the program that
 //! `OCIBUILD_TEST_BUILDKITD` names), a static busybox at `/bin/busybox`, and for some tests
-//! `buildctl`, `registry` and `ssh-add`. They do not need the network.
+//! BuildKit's own client, `registry` and `ssh-add`. They do not need the network.
 
 mod build;
 mod cancel;

@@ -20,8 +20,8 @@ fn with(change: impl FnOnce(&mut TaskParameters)) -> TaskParameters {
 }
 
 /// Not tested by the peer: env parsing.
-#[test]
 #[expect(clippy::too_many_lines, reason = "a row for each parameter")]
+#[test]
 fn every_parameter_is_read_as_the_task_reads_it() {
     let text = |value: &str| Some(value.to_owned());
     let texts =

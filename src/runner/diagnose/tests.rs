@@ -151,8 +151,8 @@ fn what_no_text_names_is_named_by_its_place() {
     }
 }
 
-#[test]
 #[expect(clippy::too_many_lines, reason = "a row for each text")]
+#[test]
 fn buildkits_words_have_names() {
     for (words, expected) in [
         (

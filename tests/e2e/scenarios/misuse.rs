@@ -36,8 +36,8 @@ fn check(scenario: &Scenario, cases: &[Case]) {
 }
 
 /// Not tested by the peer: failure messages.
-#[test]
 #[expect(clippy::too_many_lines, reason = "a row for each case")]
+#[test]
 fn a_file_that_the_spec_names_and_that_is_missing_or_wrong_is_named() {
     let scenario = Scenario::new("wrong-files");
     let files = [

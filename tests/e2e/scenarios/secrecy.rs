@@ -204,8 +204,8 @@ RUN --mount=type=secret,id=text --mount=type=secret,id=file --mount=type=ssh tes
     )
 }
 
-#[test]
 #[expect(clippy::too_many_lines, reason = "a row for each case")]
+#[test]
 fn secrets_appear_neither_in_the_cluster_nor_on_the_node_nor_in_the_image() {
     let scenario = Scenario::new("secrecy");
     let tag = format!("{}{}", std::process::id(), "7f3a");
@@ -280,10 +280,10 @@ fn secrets_appear_neither_in_the_cluster_nor_on_the_node_nor_in_the_image() {
     all.check(
         "the arguments and environment of the pod's processes",
         arguments_and_environments(&of_pod),
-        LABEL,
+        "words of the step",
     );
     let everywhere: Vec<u8> = processes().iter().flat_map(|process| arguments(process)).collect();
-    ours.check("the arguments of all processes of the node", everywhere, LABEL);
+    ours.check("the arguments of all processes of the node", everywhere, "words of the step");
     all.check("the objects while the step runs", objects(&scenario), LABEL);
     all.check("the logs while the step runs", logs(&scenario, "plain"), "words of the step");
     kill_process(sleeping, Signal::TERM).unwrap();
