@@ -121,7 +121,7 @@ async fn the_client_fetches_tokens_without_oauth_and_keeps_the_password() {
 async fn a_password_that_the_token_server_refuses_fails_the_build() {
     let registry = TokenRegistry::start(image().0, true).await;
     let failure = pull(registry.host(), Some(Login("wrong").authority())).await.failure();
-    let expected = "the token server answered 401 to the credential";
+    let expected = "unexpected status from the token server: 401 to the credential";
     assert!(failure.message.contains(expected), "{failure:?}");
     assert!(failure.message.contains(registry.host()), "{failure:?}");
 }
