@@ -25,7 +25,6 @@ pub struct Patterns {
     items: Vec<Pattern>,
     /// Index in the given list, for each pattern.
     indexes: Vec<usize>,
-    has_exclusions: bool,
     budget: AtomicUsize,
 }
 
@@ -50,7 +49,6 @@ impl Patterns {
         let mut list = Self {
             items: Vec::new(),
             indexes: Vec::new(),
-            has_exclusions: false,
             budget: AtomicUsize::new(MAX_INSTRUCTIONS),
         };
         for (index, pattern) in patterns.into_iter().enumerate() {
@@ -58,17 +56,11 @@ impl Patterns {
             let parsed = Pattern::parse(pattern)
                 .map_err(|reason| InvalidPattern::new(index, pattern, reason))?;
             if let Some(parsed) = parsed {
-                list.has_exclusions |= parsed.is_exclusion();
                 list.items.push(parsed);
                 list.indexes.push(index);
             }
         }
         Ok(list)
-    }
-
-    /// Reports whether the list has a pattern with a leading `!`.
-    pub fn has_exclusions(&self) -> bool {
-        self.has_exclusions
     }
 
     /// Reports whether the list matches a path or one of its parent directories.

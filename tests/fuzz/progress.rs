@@ -13,7 +13,8 @@ use crate::{hold, made_of};
 
 /// Seconds since 1970 that the clock of a daemon may show.
 const TIMES: &[i64] = &[1_767_225_600, 1_767_225_601, -62_135_596_800, 253_402_300_799, 0];
-const NAMES: &[&str] = &[
+/// Pieces of names and errors.
+pub const NAMES: &[&str] = &[
     "[1/2] RUN ",
     "[internal] load",
     "[auth] ",
@@ -25,8 +26,9 @@ const NAMES: &[&str] = &[
     "ä",
     "\0",
     " context canceled",
+    "https://u:p@h/?q ",
 ];
-const DIGESTS: &[&str] = &["sha256:1", "sha256:2", "sha256:3", ""];
+pub const DIGESTS: &[&str] = &["sha256:1", "sha256:2", "sha256:3", ""];
 
 fn time(seconds: i64) -> Option<SystemTime> {
     let distance = Duration::from_secs(seconds.unsigned_abs());

@@ -12,24 +12,9 @@ use prost::Message;
 
 use crate::{
     hold, large_input, made_of,
-    progress::{check_texts, is_readable},
+    progress::{DIGESTS, NAMES, check_texts, is_readable},
     wire::{damage, noise},
 };
-
-const NAMES: &[&str] = &[
-    "[1/2] RUN ",
-    "[internal] load",
-    "exporting ",
-    "pushing ",
-    "\r",
-    "\n",
-    "\u{1b}[2J",
-    "ä",
-    "\0",
-    " context canceled",
-    "https://u:p@h/?q ",
-];
-const DIGESTS: &[&str] = &["sha256:1", "sha256:2", "sha256:3", ""];
 
 fn a_digest() -> impl Strategy<Value = String> {
     prop_oneof![

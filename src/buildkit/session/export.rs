@@ -140,7 +140,7 @@ impl FileSend for ExportService {
         // After an aborted stream, the consumer's error is only a consequence.
         received?;
         consumed.map_err(|source| {
-            let status = Status::new(Code::Aborted, format!("cannot store the export: {source}"));
+            let status = Status::new(Code::Aborted, format!("cannot write the export: {source}"));
             self.first_error.record(SolveError::Export { exporter, source });
             status
         })?;

@@ -167,7 +167,7 @@ impl Session {
     pub async fn ended(&self) -> String {
         let mut ended = self.ended.clone();
         let words = ended.wait_for(Option::is_some).await.ok().and_then(|words| words.clone());
-        words.unwrap_or_else(|| "its task ended".to_owned())
+        words.unwrap_or_else(|| "the session task ended".to_owned())
     }
 
     /// Ends the session. A solve that uses it fails with [`SolveError::SessionLost`].
